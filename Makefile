@@ -1,0 +1,55 @@
+# crossover. `make bench` is the main job, `make test` the check; both set themselves up. `make help` lists the rest.
+# On a host with its own PyTorch and no network: make bench VENV= PYTHON=python3
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+SUITE ?= auto
+OUT ?= results
+FRESH ?=
+BUDGET ?=
+ARGS ?=
+export TORCH_INDEX
+
+PY = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
+
+.PHONY: help setup bench test lint report check-results perf aot wheels clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## make the virtual environment (VENV= to use PYTHON as it is)
+	@$(if $(VENV),$(PYTHON) -m bench.install $(VENV) $(EXTRAS),true)
+
+bench: setup ## measure (GPU, or CPU without one), price, test the claim, write results/local/report
+	@$(PY) -m bench run --suite $(SUITE) --out $(OUT) $(if $(FRESH),--fresh) $(if $(BUDGET),--budget $(BUDGET)) $(ARGS)
+	@$(PY) -m bench report --out $(OUT)
+
+test: setup ## the tests: one process interprets the kernels, a second compiles them ahead of time
+	@$(PY) -m pytest
+	@TRITON_AOT_TESTS=1 $(PY) -m pytest tests/aot
+
+lint: setup ## ruff and mypy; changes nothing
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+report: setup ## rebuild the tracked derived files from the tracked runs, as of results/as_of
+	@$(PY) -m bench report --tracked
+
+check-results: setup ## the same into a scratch folder, and compare
+	@$(PY) -m bench report --check
+
+perf: setup ## pytest-benchmark, one suite an op
+	@$(PY) -m pytest tests/perf --benchmark-only -p no:cacheprovider
+
+aot: setup ## compile every kernel for sm_90 with no GPU; registers, spills, shared memory
+	@TRITON_AOT_TESTS=1 $(PY) -m pytest tests/aot -s
+
+wheels: setup ## into .wheels: what a host with no network may lack (PYTHON_TARGET=3.12)
+	@$(PY) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(or $(PYTHON_TARGET),3.12) \
+	  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	  -d .wheels typer rich filelock nvidia-ml-py shellingham click markdown-it-py mdurl pygments annotated-doc \
+	  altair narwhals jsonschema jsonschema-specifications referencing rpds-py attrs vl-convert-python jinja2 markupsafe typing-extensions packaging
+
+clean: ## remove the environment, caches and this machine's own derived files
+	rm -rf $(VENV) .aot .wheels .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis results/local

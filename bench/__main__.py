@@ -1,0 +1,175 @@
+"""The command line: run, price, claim, report, list, doctor. Each verb imports what it needs when it is called.
+
+Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OUT = Path("results")
+
+app = typer.Typer(
+    name="bench",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Measure what a token costs to train and to serve, price it on every provider, test the claim.",
+)
+Out = Annotated[Path, typer.Option("--out", help="Results folder: facts under runs/, derived files beside them.")]
+Configs = Annotated[Path | None, typer.Option("--configs", help="Another configs folder than the project's own.")]
+Runs = Annotated[
+    list[Path] | None, typer.Option("--run", help="A run folder to use; again for more. Default: all under --out/runs.")
+]
+Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, as of results/as_of: the public files.")]
+
+
+def use_configs(folder: Path | None) -> None:
+    """Read configs from `folder` from now on."""
+    if folder is None:
+        return
+    from bench import config
+
+    if not folder.is_dir():
+        raise config.ConfigError(f"{folder}: no such folder; expected a copy of configs/")
+    config.CONFIGS = folder.resolve()
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Option(help="Suite key, or auto: quick on a CUDA GPU, smoke on a CPU.")] = "auto",
+    budget: Annotated[str | None, typer.Option(help="Time budget such as 8m or 90s; default: the suite's own.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start a new run; by default a matching one is resumed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
+    out: Out = OUT,
+    configs: Configs = None,
+) -> None:
+    """Measure a suite: facts into --out/runs. Finished cells are never measured again."""
+    use_configs(configs)
+    from bench import plan
+    from bench import run as runner
+    from bench.display import Display
+    from bench.measure.worker import Worker
+
+    display = Display()
+    worker = Worker()
+    try:
+        chosen = runner.suite_for(suite, worker)
+        if dry_run:
+            facts = runner.facts_of(chosen, worker)
+            cells = plan.cells(chosen, facts.get("device_memory_bytes") or facts["memory_bytes"])
+            display.planned(chosen, cells, set(), out)
+            return
+        seconds = None if budget is None else parse_budget(budget)
+        outcome = runner.run(chosen, out, display, budget_s=seconds, fresh=fresh, worker=worker)
+    finally:
+        display.close()
+        worker.stop()
+    display.say(f"facts: {outcome.folder}")
+
+
+def parse_budget(text: str) -> float:
+    """Seconds in "90", "90s" or "8m". Raises ConfigError."""
+    from bench.config import ConfigError
+
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
+    try:
+        value = float(number) * {"s": 1, "m": 60}[unit]
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"--budget: expected a time such as 8m or 90s, got {text!r}")
+    return value
+
+
+@app.command()
+def price(out: Out = OUT, runs: Runs = None, tracked: Tracked = False, configs: Configs = None) -> None:
+    """Price every throughput row at every provider: costs.csv."""
+    use_configs(configs)
+    from bench import derive
+
+    print(derive.price(derive.Derivation.of(out, runs, tracked)))
+
+
+@app.command()
+def claim(out: Out = OUT, runs: Runs = None, tracked: Tracked = False, configs: Configs = None) -> None:
+    """Test the claims: claims.csv, and the verdict on standard output."""
+    use_configs(configs)
+    from bench import derive
+
+    print(derive.claim(derive.Derivation.of(out, runs, tracked)))
+
+
+@app.command()
+def report(
+    out: Out = OUT,
+    runs: Runs = None,
+    tracked: Tracked = False,
+    check: Annotated[bool, typer.Option("--check", help="Rebuild the tracked files elsewhere and compare.")] = False,
+    configs: Configs = None,
+) -> None:
+    """Price, test the claims and write the report: costs.csv, claims.csv, report/."""
+    use_configs(configs)
+    from bench import derive
+
+    if check:
+        derive.check(out)
+    else:
+        derive.report(derive.Derivation.of(out, runs, tracked))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="models, gpus, providers, workloads, suites, claims or ops.")
+    ] = None,
+    configs: Configs = None,
+) -> None:
+    """Everything there is: models, GPUs, providers, workloads, suites, claims, ops."""
+    use_configs(configs)
+    from bench import catalogue
+
+    catalogue.show(kind)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine is, which backends, ops and extras work here, and why one does not."""
+    from bench import doctor as clinic
+
+    clinic.show()
+
+
+def main() -> None:
+    """Run the command line; one line and an exit code for whatever the user can mend."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        print("interrupted; finished cells are kept, the same command resumes", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for bad input, 1 for a machine that refuses, None for a bug."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"ConfigError", "ResultsError", "UsageError"}:
+        return 2
+    return 1 if kinds & {"JournalError", "WorkerDied", "OSError", "DerivedDiffer"} else None
+
+
+if __name__ == "__main__":
+    main()

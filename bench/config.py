@@ -1,0 +1,285 @@
+"""The configs: strict TOML in, frozen dataclasses out.
+
+A config is one TOML file; its stem is its key, its folder its kind, and the folder listing the registry.
+`load(Model, "llama_3_1_8b")` reads `configs/models/llama_3_1_8b.toml`. An unknown key, a missing key, a wrong
+type or a value that breaks a rule is a `ConfigError`: one line naming the file, the key and what was expected.
+
+The kinds the measuring half needs stand here; `bench/price/book.py` adds providers and `bench/claim/spec.py`
+claims, read by the same `read`. Standard library only: a GPU host runs this with nothing installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp4")
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """Bad input: one line naming file, key and expectation. The command line exits with 2."""
+
+
+# ---------------------------------------------------------------- the strict reader
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a plain TOML value has the annotated type. An int passes for a float, a bool never for a number."""
+    if kind is Any:
+        return True
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is datetime.date:
+        return isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
+    return isinstance(value, kind)
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
+def build(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind` (dataclass, tuple[X, ...], dict[str, X], X | None or plain); `where` = "file: key"."""
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return build(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return tuple(build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return {key: build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return _build_dataclass(kind, value, where)
+    if not _is(value, kind):
+        raise ConfigError(f"{where}: expected {_name(kind)}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value!r}")
+    return float(value) if kind is float else value
+
+
+def _build_dataclass(kind: Any, table: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and f.name != "key"}
+    dot = f"{where}." if ": " in where else f"{where}: "
+    for key in table:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(fields)}"
+            raise ConfigError(f"{dot}{key}: unknown key{hint}")
+    for name, item in fields.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise ConfigError(f"{dot}{name}: missing; expected {_name(hints[name])}")
+    values = {key: build(hints[key], value, dot + key) for key, value in table.items()}
+    if "key" in hints:
+        values["key"] = Path(where.split(": ")[0]).stem
+    try:
+        return kind(**values)
+    except ValueError as error:  # a rule of the dataclass's __post_init__: "key: expectation"
+        raise ConfigError(f"{dot}{error}") from None
+
+
+def read(kind: type[T], path: Path) -> T:
+    """The TOML file `path` as a `kind`. Raises ConfigError."""
+    shown = path.relative_to(CONFIGS.parent) if path.is_relative_to(CONFIGS.parent) else path
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{shown}: not valid TOML: {error}") from None
+    return typing.cast(T, build(kind, table, str(shown)))
+
+
+def keys(kind: Any) -> list[str]:
+    """The keys of every config of this kind, sorted: the folder listing."""
+    return sorted(path.stem for path in (CONFIGS / kind.FOLDER).glob("*.toml"))
+
+
+def load(kind: type[T], key: str) -> T:
+    """One config by key. Raises ConfigError, with the nearest known key, where there is none."""
+    folder = typing.cast(Any, kind).FOLDER
+    path = CONFIGS / folder / f"{key}.toml"
+    if not path.is_file():
+        near = difflib.get_close_matches(key, keys(kind), 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(keys(kind))}"
+        raise ConfigError(f"configs/{folder}/{key}.toml: no such config{hint}")
+    return read(kind, path)
+
+
+def load_all(kind: type[T]) -> dict[str, T]:
+    """Every config of a kind by key."""
+    return {key: load(kind, key) for key in keys(kind)}
+
+
+def require(holds: bool, key: str, expected: str) -> None:
+    """A rule of a config: raises ValueError("key: expected ...") where it does not hold."""
+    if not holds:
+        raise ValueError(f"{key}: expected {expected}")
+
+
+# ---------------------------------------------------------------- the kinds of the measuring half
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """An architecture: numbers only. Sizes are counts; `ffn` is one expert's width in MoE layers' `ffn_expert`."""
+
+    FOLDER: ClassVar[str] = "models"
+    key: str = ""
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    ffn: int | None = None  # width of the dense MLP; None where every layer is MoE
+    mlp: str = "swiglu"  # or gelu
+    norm: str = "rmsnorm"  # or layernorm
+    norm_eps: float = 1e-5
+    attention: str = "gqa"  # mha | gqa | mla
+    rope_theta: float | None = None  # None: learned positions
+    rope_scaling: str | None = None
+    max_positions: int
+    tie_embeddings: bool
+    qk_norm: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    attention_sinks: bool = False
+    sliding_window: int | None = None
+    window_every: int | None = None  # the window holds on every n-th layer, from the first
+    moe_layers: int = 0
+    experts: int = 0
+    top_k: int = 0
+    shared_experts: int = 0
+    ffn_expert: int | None = None
+    router_bias: bool = False
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
+    total_params: int  # as the shapes file states it; a test counts it again
+    active_matmul_params: int  # multiplied once per token: LM head in, embedding look-up out
+    source: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "max_positions"):
+            require(getattr(self, name) > 0, name, f"a positive count, got {getattr(self, name)}")
+        require(self.heads % self.kv_heads == 0, "kv_heads", f"a divisor of heads = {self.heads}")
+        require(self.attention in ("mha", "gqa", "mla"), "attention", "mha, gqa or mla")
+        require(self.moe_layers <= self.layers, "moe_layers", f"at most layers = {self.layers}")
+
+    @property
+    def not_runnable(self) -> str | None:
+        """Why transformer.py cannot run this shape yet, or None."""
+        if self.moe_layers:
+            return "mixture of experts: no grouped matmul yet"
+        if self.attention == "mla":
+            return "latent attention (MLA): not written yet"
+        if self.norm != "rmsnorm" or self.mlp != "swiglu" or self.rope_theta is None:
+            return "needs RMSNorm, SwiGLU and rotary positions"
+        if self.attention_bias or self.mlp_bias or self.attention_sinks or self.sliding_window:
+            return "biases, sinks and sliding windows: not written yet"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A GPU SKU with form factor and memory. Peaks are dense (no sparsity), at boost clock, from the datasheet."""
+
+    FOLDER: ClassVar[str] = "gpus"
+    key: str = ""
+    name: str
+    device_names: tuple[str, ...]  # exactly as the driver says it; never matched by part
+    memory_bytes: int
+    hbm_bytes_per_s: float
+    peak_flops_per_s: dict[str, float]  # by precision
+    tdp_w: float
+    architecture: str
+    source: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for precision, peak in self.peak_flops_per_s.items():
+            require(precision in PRECISIONS, "peak_flops_per_s", f"one of {PRECISIONS}, got {precision}")
+            require(peak > 0, f"peak_flops_per_s.{precision}", "a positive rate")
+        require(self.hbm_bytes_per_s > 0, "hbm_bytes_per_s", "a positive rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One phase with its sizes. Tokens are per sequence; `batch_size` counts sequences (of a micro-batch in training).
+
+    decode: contexts run from `input_tokens` to `input_tokens + output_tokens`. kernel: `op` at its shape `shape`.
+    """
+
+    FOLDER: ClassVar[str] = "workloads"
+    key: str = ""
+    phase: str  # a file in bench/workloads
+    precision: str
+    batch_size: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+    gradient_accumulation: int = 1
+    op: str | None = None
+    shape: str | None = None
+    tolerance: float | None = None  # relative error of the check against float64; None: by precision
+    source: str  # why these sizes
+
+    def __post_init__(self) -> None:
+        phases = sorted(p.stem for p in (Path(__file__).parent / "workloads").glob("[a-z]*.py"))
+        require(self.phase in phases, "phase", f"one of {', '.join(phases)}, got {self.phase!r}")
+        require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+        for name in ("batch_size", "gradient_accumulation"):
+            require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
+        require(self.input_tokens >= 0 and self.output_tokens >= 0, "input_tokens", "a count, never negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Cells of a suite: every model x workload x backend. No models: a cell that needs none (kernel, ceiling)."""
+
+    workloads: tuple[str, ...]
+    backends: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    seconds: float = 5.0  # time budget of one cell's samples
+    setup_s: float = 5.0  # expected build, check, warm-up and compile time of one cell, for the plan's estimate
+    limit_s: float = 120.0  # a cell that runs past this is killed: status timeout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What one `make bench` measures. Groups stand in the order the verdict needs them: a budget cuts from the end."""
+
+    FOLDER: ClassVar[str] = "suites"
+    key: str = ""
+    device: str  # cpu | cuda
+    budget_s: float
+    about: str
+    groups: tuple[Group, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        require(self.device in ("cpu", "cuda"), "device", f"cpu or cuda, got {self.device!r}")
+        require(self.budget_s > 0, "budget_s", "a positive time")
+        require(bool(self.groups), "groups", "at least one [[groups]] table")

@@ -1,0 +1,123 @@
+"""A run folder on disk: found again or made, locked, mended after a kill, appended to row by row.
+
+A row of cells.csv is what finishes a cell; its samples are written just before it. After a kill, samples of
+a cell without a row are dropped and a torn last line is cut, so nothing is lost and nothing is doubled.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from bench import results
+
+IDENTITY = ("suite", "device_uuid", "source_hash", "torch", "triton")  # what must agree to resume a run
+SCHEMA = 1
+
+
+class JournalError(Exception):
+    """The results folder cannot be used: one clear line. Exit code 1."""
+
+
+def find(runs: Path, facts: Mapping[str, Any]) -> Path | None:
+    """The newest run folder whose identity equals that of `facts`, finished or not."""
+    for folder in sorted(runs.glob("*/environment.json"), reverse=True):
+        try:
+            there = json.loads(folder.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # a run folder killed before its first file was whole: nothing was measured in it
+        if all(there.get(name) == facts.get(name) for name in IDENTITY):
+            return folder.parent
+    return None
+
+
+class Journal:
+    """One run folder, held by this process alone. Use as a context manager."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
+
+    @classmethod
+    def open(cls, runs: Path, facts: Mapping[str, Any], *, fresh: bool = False) -> Journal:
+        """Resume the newest run with these facts' identity, or start one. Raises JournalError."""
+        folder = None if fresh else find(runs, facts)
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            if folder is None:
+                started = datetime.datetime.now(datetime.UTC)
+                name = f"{started:%Y%m%dT%H%M%S}_{facts['suite']}_{facts['gpu'] or 'unknown'}_{facts['source_hash']}"
+                folder = runs / name
+                folder.mkdir()
+                record = {"schema": SCHEMA, "run": name, "started_at": f"{started:%Y-%m-%dT%H:%M:%SZ}", **facts}
+                part = folder / "environment.json.part"
+                part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                part.rename(folder / "environment.json")
+            return cls(folder)
+        except OSError as error:
+            raise JournalError(f"{runs}: cannot write results there: {error.strerror}") from None
+
+    def __enter__(self) -> Journal:
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise JournalError(f"{self.folder}: another process is writing this run") from None
+        except OSError as error:
+            raise JournalError(f"{self.folder}: cannot write results there: {error.strerror}") from None
+        try:
+            self._mend()
+        except BaseException:
+            self.lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    @property
+    def cells(self) -> Path:
+        return self.folder / "cells.csv"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.csv"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The finished cells, in the order they were measured."""
+        return results.read_rows(self.cells, results.CELLS) if self.cells.exists() else []
+
+    def finished(self) -> set[str]:
+        """Keys of the cells that have a row."""
+        return {row["cell"] for row in self.rows()}
+
+    def append(self, row: Mapping[str, Any], samples: list[float]) -> None:
+        """Record one finished cell. Raises JournalError, with nothing half-written, where the disk refuses."""
+        taken = [{"cell": row["cell"], "sample": i, "step_s": s} for i, s in enumerate(samples)]
+        try:
+            if taken:
+                results.append(self.samples, results.SAMPLES, taken)
+            results.append(self.cells, results.CELLS, [row])
+        except OSError as error:
+            raise JournalError(f"{self.folder}: cannot write results there: {error.strerror}") from None
+
+    def _mend(self) -> None:
+        """Cut a torn last line of either file; drop samples whose cell never got its row."""
+        for path in (self.cells, self.samples):
+            if path.exists() and not path.read_bytes().endswith(b"\n"):
+                whole = path.read_bytes()
+                path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+                if not path.read_bytes():
+                    path.unlink()
+        if not self.samples.exists():
+            return
+        finished = self.finished()
+        taken = results.read_rows(self.samples, results.SAMPLES)
+        kept = [row for row in taken if row["cell"] in finished]
+        if len(kept) < len(taken):
+            results.write(self.samples, results.SAMPLES, kept)

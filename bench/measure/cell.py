@@ -1,0 +1,144 @@
+"""One cell, inside the worker: build, check against float64, time, and say what came out.
+
+Correct before fast: a workload whose check fails is `incorrect` and gets no number. A run under Triton's
+interpreter is refused: its times mean nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench.measure import device as machine
+from bench.measure.clock import CudaTimer, HostTimer, Timer, measure
+from bench.measure.energy import Board, BoardReading, open_board
+from bench.measure.statistics import summarise
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a backend is from float64, how far it may be, and at which shape that was found."""
+
+    error: float
+    tolerance: float
+    shape: str
+
+
+class Runnable(Protocol):
+    """What a file in bench/workloads builds. FLOPs and bytes are of one step, from accounting.py."""
+
+    tokens_per_step: int | None
+    token_kind: str | None
+    flops: float
+    flops_unhalved: float
+    bytes: float
+
+    def check(self) -> tuple[float, float, str]:
+        """Relative RMS error against float64, the tolerance, and the shape checked."""
+
+    def prepare(self) -> None:
+        """Allocate what the timed step needs: weights, data, a captured graph."""
+
+    def step(self) -> None:
+        """One step, on the current stream; must not wait for the device."""
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The function named "module:function"."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def status_of(error: BaseException) -> str:
+    """oom for anything that ran out of memory, else error."""
+    text = f"{type(error).__name__}: {error}".lower()
+    memory = isinstance(error, MemoryError) or "out of memory" in text or "outofmemory" in text
+    return "oom" if memory or "can't allocate memory" in text else "error"
+
+
+def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
+    """Measure one cell. The answer holds columns of cells.csv, and `step_s`: the samples.
+
+    Never raises: whatever goes wrong is a status with one line of reason.
+    """
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        return {"status": "unavailable", "reason": "TRITON_INTERPRET is set: interpreted kernels are never timed"}
+    try:
+        machine.reset_peak_memory(device)
+        return _measure(resolve(build)(device=device, **arguments), device, seconds)
+    except Exception as error:  # reported as a row, and the worker is replaced
+        return {"status": status_of(error), "reason": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    finally:
+        gc.collect()
+
+
+def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
+    check = Check(*workload.check())
+    row: dict[str, Any] = {
+        "check_error": check.error,
+        "check_tolerance": check.tolerance,
+        "check_shape": check.shape,
+    }
+    if not check.error <= check.tolerance:  # also when the error is NaN
+        reason = f"relative error {check.error:.3g} against float64, allowed {check.tolerance:.3g}"
+        return row | {"status": "incorrect", "reason": reason}
+    workload.prepare()
+    timer: Timer = CudaTimer() if device == "cuda" else HostTimer()
+    board = open_board(_uuid()) if device == "cuda" else "no GPU"
+    readings: list[BoardReading] = []
+
+    def around(sample: Callable[[], None]) -> None:
+        if isinstance(board, Board):
+            readings.append(board.watch(sample))
+        else:
+            sample()
+
+    timing = measure(workload.step, timer, seconds, around=around)
+    summary = summarise(timing.samples)
+    row |= {
+        "status": "ok",
+        "samples": len(timing.samples),
+        "step_s_median": summary.median,
+        "step_s_low": summary.low,
+        "step_s_high": summary.high,
+        "step_s_first_third": summary.first_third,
+        "step_s_last_third": summary.last_third,
+        "compile_s": timing.compile_s,
+        "warmup_s": timing.warmup_s,
+        "peak_memory_bytes": machine.peak_memory_bytes(device),
+        "tokens_per_step": workload.tokens_per_step,
+        "token_kind": workload.token_kind,
+        "flops_per_step": workload.flops,
+        "flops_per_step_unhalved": workload.flops_unhalved,
+        "bytes_per_step": workload.bytes,
+        "step_s": timing.samples,
+    }
+    if workload.tokens_per_step:
+        sustained = workload.tokens_per_step / summary.last_third
+        # the interval of all samples, carried over to the sustained rate
+        row["system_tokens_per_s"] = sustained
+        row["system_tokens_per_s_low"] = sustained * summary.median / summary.high
+        row["system_tokens_per_s_high"] = sustained * summary.median / summary.low
+    flags = summary.flags
+    for reading in readings:
+        row |= {
+            "energy_joules_per_step": None if reading.energy_joules is None else reading.energy_joules / timing.steps,
+            "energy_source": reading.energy_source,
+            "sm_clock_hz": reading.sm_clock_hz,
+            "temperature_c": reading.temperature_c,
+            "throttle_reasons": "+".join(reading.throttle_reasons),
+        }
+        flags = flags + ["throttled"] * bool(reading.throttle_reasons)
+    return row | {"flags": "+".join(flags)}
+
+
+def _uuid() -> str | None:
+    import torch
+
+    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    return None if uuid is None else str(uuid)

@@ -1,0 +1,61 @@
+"""What a list of step times says: the median, how sure we are of it, and whether it held still.
+
+The interval is the 95% percentile bootstrap of the median (Efron 1979): medians of resamples, 2.5% to 97.5%.
+Burst and sustained rates differ on a GPU that warms up, so the first and last third are summarised apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 1000
+WIDE = 0.01  # half-width of the interval, as a share of the median, beyond which a row is flagged
+UNSTEADY = 0.05  # difference of first and last third, likewise
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Seconds. `low` and `high`: 95% interval of the median."""
+
+    median: float
+    low: float
+    high: float
+    first_third: float
+    last_third: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the interval as a share of the median."""
+        return (self.high - self.low) / 2 / self.median
+
+    @property
+    def flags(self) -> list[str]:
+        """Why a reader should doubt the row, if anything."""
+        drift = abs(self.last_third - self.first_third) / self.median
+        return ["wide_interval"] * (self.half_width > WIDE) + ["unsteady"] * (drift > UNSTEADY)
+
+
+def bootstrap_median(samples: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95% interval of the median in the samples' unit. One sample gives an interval of no width."""
+    values = np.asarray(samples, dtype=float)
+    picks = np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[picks], axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summarise(samples: Sequence[float]) -> Summary:
+    """Raises ValueError on no samples or a time that is not positive."""
+    if not samples or min(samples) <= 0:
+        raise ValueError("step times must be positive, and at least one")
+    third = max(1, len(samples) // 3)
+    low, high = bootstrap_median(samples)
+    return Summary(
+        median=float(np.median(samples)),
+        low=low,
+        high=high,
+        first_third=float(np.median(samples[:third])),
+        last_third=float(np.median(samples[-third:])),
+    )

@@ -1,0 +1,190 @@
+"""Parameters, FLOPs and bytes of one step, counted from the architecture alone. FMA = 2 FLOPs.
+
+Forward over t tokens from scratch: 2 * P_mm * t + attention, P_mm = parameters multiplied once per token
+(LM head in, embedding look-up out: Kaplan et al. 2020, arXiv 2001.08361, eq. 2.2, exact instead of 6ND).
+Attention over a sequence of T: 2 * L * n_q * (d_qk + d_v) * pairs, where pairs = T^2 unhalved (PaLM app. B,
+arXiv 2204.02311; torchtitan) or T(T+1)/2 unmasked pairs halved (FlashAttention's convention, exact).
+Training = 3 x forward (forward, gradient of activations, gradient of weights); recomputation is never counted.
+Decode of one token at context c (the token itself included): attention pairs = c.
+
+Bytes are the least device-memory traffic: every weight read once a step, the KV cache read once, and in
+training what mixed-precision Adam must read and write. Norms, rotary, softmax and routing are FLOP-negligible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.config import Model
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of one step, causal attention halved and not, and its least memory traffic in bytes."""
+
+    flops: float
+    flops_unhalved: float
+    bytes: float
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def _attention_weights(m: Model) -> int:
+    """Projection weights of one attention layer."""
+    if m.attention == "mla":  # DeepSeek-V2, arXiv 2405.04434: low-rank query and key-value paths
+        assert m.q_lora_rank and m.kv_lora_rank and m.qk_nope_head_dim and m.qk_rope_head_dim and m.v_head_dim
+        query = m.hidden * m.q_lora_rank + m.q_lora_rank * m.heads * (m.qk_nope_head_dim + m.qk_rope_head_dim)
+        down = m.hidden * (m.kv_lora_rank + m.qk_rope_head_dim)
+        up = m.kv_lora_rank * m.heads * (m.qk_nope_head_dim + m.v_head_dim)
+        return query + down + up + m.heads * m.v_head_dim * m.hidden
+    return 2 * m.hidden * m.heads * m.head_dim + 2 * m.hidden * m.kv_heads * m.head_dim
+
+
+def _mlp_matrices(m: Model) -> int:
+    return 3 if m.mlp == "swiglu" else 2
+
+
+def _dense_mlp(m: Model) -> int:
+    return _mlp_matrices(m) * m.hidden * (m.ffn or 0)
+
+
+def _expert(m: Model) -> int:
+    return _mlp_matrices(m) * m.hidden * (m.ffn_expert or 0)
+
+
+def matmul_params(m: Model) -> int:
+    """Weights one token is multiplied with: active experts only, LM head once whether tied or not."""
+    moe = m.hidden * m.experts + (m.top_k + m.shared_experts) * _expert(m)
+    dense = (m.layers - m.moe_layers) * _dense_mlp(m)
+    return m.layers * _attention_weights(m) + dense + m.moe_layers * moe + m.vocab * m.hidden
+
+
+def layer_vectors(m: Model, *, active: bool) -> int:
+    """Biases, QK-norm and latent-norm gains and sinks of all layers: in the counts, in no matmul.
+
+    The shapes file counts them as matmul parameters (biases of active experts only); FLOPs here do not.
+    """
+    layer = 2 * m.head_dim if m.qk_norm else 0
+    if m.attention == "mla":
+        layer += (m.q_lora_rank or 0) + (m.kv_lora_rank or 0)
+    if m.attention_bias:
+        layer += (m.heads + 2 * m.kv_heads) * m.head_dim + m.hidden
+    if m.attention_sinks:
+        layer += m.heads
+    total = m.layers * layer
+    if m.mlp_bias:  # one bias a matrix: of the inner width, the last one of the outer
+        inner = _mlp_matrices(m) - 1
+        experts = m.top_k if active else m.experts
+        total += (m.layers - m.moe_layers) * (inner * (m.ffn or 0) + m.hidden)
+        total += m.moe_layers * experts * (inner * (m.ffn_expert or 0) + m.hidden)
+    return total + (m.moe_layers * m.experts if m.router_bias else 0)
+
+
+def total_params(m: Model) -> int:
+    """Every parameter, all experts; the embedding counted once where it is tied to the head."""
+    idle = m.moe_layers * (m.experts - m.top_k) * _expert(m)
+    embedding = 0 if m.tie_embeddings else m.vocab * m.hidden
+    norms = (2 * m.layers + 1) * m.hidden * (2 if m.norm == "layernorm" else 1)
+    positions = 0 if m.rope_theta else m.max_positions * m.hidden
+    return matmul_params(m) + idle + embedding + norms + positions + layer_vectors(m, active=False)
+
+
+# ---------------------------------------------------------------- FLOPs
+
+
+def _score_width(m: Model) -> int:
+    """Multiply-adds per head for one query-key pair: scores over d_qk, values over d_v."""
+    if m.attention == "mla":
+        return (m.qk_nope_head_dim or 0) + (m.qk_rope_head_dim or 0) + (m.v_head_dim or 0)
+    return 2 * m.head_dim
+
+
+def _windowed_layers(m: Model) -> int:
+    return 0 if not m.sliding_window else -(-m.layers // (m.window_every or 1))
+
+
+def causal_pairs(tokens: int, window: int | None = None) -> int:
+    """Unmasked query-key pairs of one causal sequence; each query sees itself and at most `window` keys."""
+    if window is None or tokens <= window:
+        return tokens * (tokens + 1) // 2
+    return window * (window + 1) // 2 + (tokens - window) * window
+
+
+def attention_flops(m: Model, tokens: int, *, halved: bool) -> int:
+    """Forward attention (scores and values, no projections) of one sequence of `tokens`, all layers."""
+    per_pair = 2 * m.heads * _score_width(m)
+    if not halved:
+        return per_pair * m.layers * tokens * tokens
+    windowed = _windowed_layers(m)
+    full = (m.layers - windowed) * causal_pairs(tokens)
+    return per_pair * (full + windowed * causal_pairs(tokens, m.sliding_window))
+
+
+def forward_flops(m: Model, batch: int, tokens: int, *, halved: bool, last_only: bool = False) -> int:
+    """Forward over `batch` sequences. `last_only`: the LM head runs on the last position alone (prefill)."""
+    skipped = 2 * m.vocab * m.hidden * (tokens - 1) if last_only else 0
+    return batch * (2 * matmul_params(m) * tokens - skipped + attention_flops(m, tokens, halved=halved))
+
+
+# ---------------------------------------------------------------- the three phases
+
+
+def kv_bytes_per_token(m: Model, precision: str) -> int:
+    """KV cache of one token, every layer, before any window caps it."""
+    width = BYTES[precision]
+    if m.attention == "mla":
+        return m.layers * ((m.kv_lora_rank or 0) + (m.qk_rope_head_dim or 0)) * width
+    return 2 * m.layers * m.kv_heads * m.head_dim * width
+
+
+def _weight_bytes_read(m: Model, tokens: int, precision: str) -> float:
+    """Weights one forward pass reads: all that are dense, and of each MoE layer the experts that uniform
+    routing of `tokens` touches, E * (1 - (1 - k/E)^tokens)."""
+    resident = total_params(m) - (0 if m.tie_embeddings else m.vocab * m.hidden)
+    if m.moe_layers:
+        untouched = m.experts * (1 - m.top_k / m.experts) ** tokens
+        resident -= m.moe_layers * untouched * _expert(m)
+    return resident * BYTES[precision]
+
+
+def train_step(m: Model, batch: int, tokens: int, accumulation: int, precision: str) -> Cost:
+    """One optimiser step over `accumulation` micro-batches of `batch` sequences.
+
+    Bytes: each micro-batch reads the weights twice (forward, backward) and writes gradients once; AdamW with
+    fp32 master weights and states then moves 28 bytes a parameter (reads g, p, m, v; writes p, m, v and,
+    in bf16, the working copy). Activations come on top and depend on the implementation: not counted.
+    """
+    weights = total_params(m)
+    per_micro = 2 * _weight_bytes_read(m, batch * tokens, precision) + weights * BYTES[precision]
+    return Cost(
+        flops=3.0 * accumulation * forward_flops(m, batch, tokens, halved=True),
+        flops_unhalved=3.0 * accumulation * forward_flops(m, batch, tokens, halved=False),
+        bytes=accumulation * per_micro + 28.0 * weights,
+    )
+
+
+def prefill(m: Model, batch: int, tokens: int, precision: str) -> Cost:
+    """A prompt of `tokens` from an empty cache, logits of the last position only. Writes the KV cache once."""
+    return Cost(
+        flops=float(forward_flops(m, batch, tokens, halved=True, last_only=True)),
+        flops_unhalved=float(forward_flops(m, batch, tokens, halved=False, last_only=True)),
+        bytes=_weight_bytes_read(m, batch * tokens, precision) + batch * tokens * kv_bytes_per_token(m, precision),
+    )
+
+
+def decode(m: Model, batch: int, context: float, precision: str) -> Cost:
+    """One token for each of `batch` sequences whose mean context, the new token included, is `context`.
+
+    MLA decodes with absorbed weights: scores and values run in the latent space (DeepSeek-V2, section 2.1).
+    """
+    width = _score_width(m)
+    if m.attention == "mla":
+        width = 2 * (m.kv_lora_rank or 0) + (m.qk_rope_head_dim or 0)
+    windowed = _windowed_layers(m)
+    seen = (m.layers - windowed) * context + windowed * min(context, m.sliding_window or context)
+    flops = batch * (2.0 * matmul_params(m) + 2 * m.heads * width * seen)
+    cache = kv_bytes_per_token(m, precision) * seen / m.layers
+    return Cost(flops, flops, _weight_bytes_read(m, batch, precision) + batch * cache)

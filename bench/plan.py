@@ -1,0 +1,141 @@
+"""Suite -> cells: what one run measures, in which order, how long it should take, and under which identity.
+
+A cell is model x workload x backend, and for a model too large for the device one slice of it. The order is
+the suite's: what the verdict needs most stands first, so that a budget cuts from the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import config
+from bench.config import Gpu, Group, Model, Suite, Workload
+from bench.model import memory
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURING_HALF = ("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure. `unavailable`: why it cannot be, known before anything runs."""
+
+    key: str
+    workload: Workload
+    backend: str
+    model: Model | None
+    layers: int | None  # depth to measure
+    seconds: float
+    setup_s: float
+    limit_s: float
+    unavailable: str | None = None
+
+    @property
+    def estimate_s(self) -> float:
+        """Expected time, for the plan."""
+        return 0.0 if self.unavailable else self.setup_s + self.seconds
+
+    def request(self) -> dict[str, Any]:
+        """What the worker needs to build it: the configs travel whole, so a drop-in config works too."""
+        arguments: dict[str, Any] = {"workload": dataclasses.asdict(self.workload), "backend": self.backend}
+        if self.model:
+            arguments |= {"model": dataclasses.asdict(self.model), "layers": self.layers}
+        return {
+            "build": f"bench.workloads.{self.workload.phase}:build",
+            "arguments": arguments,
+            "seconds": self.seconds,
+        }
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of cells.csv known before measuring."""
+        w = self.workload
+        kernel = w.phase in ("kernel", "ceiling")
+        return {
+            "cell": self.key,
+            "phase": w.phase,
+            "model": self.model.key if self.model else None,
+            "workload": w.key,
+            "backend": self.backend,
+            "precision": w.precision,
+            "n_gpus": 1,
+            "batch_size": None if kernel else w.batch_size * w.gradient_accumulation,
+            "input_tokens": None if kernel else w.input_tokens,
+            "output_tokens": None if kernel else w.output_tokens,
+            "layers": self.model.layers if self.model else None,
+            "layers_measured": self.layers,
+        }
+
+
+def _cells_of(group: Group, model: Model | None, workload: Workload, backend: str, memory_bytes: float) -> list[Cell]:
+    def cell(layers: int | None, unavailable: str | None) -> Cell:
+        parts = [model.key] if model else []
+        parts += [workload.key, backend]
+        if model and layers and layers < model.layers:
+            parts.append(f"layers={layers}")
+        key = "/".join(parts)
+        return Cell(key, workload, backend, model, layers, group.seconds, group.setup_s, group.limit_s, unavailable)
+
+    if model is None:
+        return [cell(None, None)]
+    if model.not_runnable:
+        return [cell(None, model.not_runnable)]
+    depths = memory.depths(model, workload, memory_bytes)
+    if not depths:
+        need = memory.needed_bytes(model, workload) / 1e9
+        return [cell(None, f"needs about {need:.0f} GB, and fewer than four layers fit in {memory_bytes / 1e9:.0f} GB")]
+    return [cell(depth, None) for depth in depths]
+
+
+def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
+    """Every cell of the suite on a device of that memory. Raises ConfigError for a name that does not exist."""
+    planned: list[Cell] = []
+    for number, group in enumerate(suite.groups):
+        where = f"configs/suites/{suite.key}.toml: groups[{number}]"
+        models = [_named(Model, key, f"{where}.models") for key in group.models] or [None]
+        workloads = [_named(Workload, key, f"{where}.workloads") for key in group.workloads]
+        for model in models:
+            for workload in workloads:
+                if (model is None) != (workload.phase in ("kernel", "ceiling")):
+                    raise config.ConfigError(
+                        f"{where}: {workload.key} is of phase {workload.phase}, which "
+                        + ("needs models" if model is None else "takes no models")
+                    )
+                for backend in group.backends:
+                    planned += _cells_of(group, model, workload, backend, memory_bytes)
+    doubled = {cell.key for cell in planned if sum(other.key == cell.key for other in planned) > 1}
+    if doubled:
+        raise config.ConfigError(f"configs/suites/{suite.key}.toml: groups: cell named twice: {min(doubled)}")
+    return planned
+
+
+def _named(kind: Any, key: str, where: str) -> Any:
+    if key not in config.keys(kind):
+        known = ", ".join(config.keys(kind))
+        raise config.ConfigError(f"{where}: no {kind.FOLDER[:-1]} named {key!r}; known: {known}")
+    return config.load(kind, key)
+
+
+def gpu_key(device_name: str) -> str | None:
+    """The GPU config that names this device exactly, or None: never matched by part."""
+    for key, gpu in config.load_all(Gpu).items():
+        if device_name in gpu.device_names:
+            return key
+    return None
+
+
+def source_hash(suite: Suite, planned: list[Cell]) -> str:
+    """Hash of what decides a measurement: the measuring half's code, the kernels and the configs used."""
+    digest = hashlib.sha256()
+    files = sorted(path for pattern in MEASURING_HALF for path in ROOT.glob(pattern))
+    keys = {config.CONFIGS / "suites" / f"{suite.key}.toml"}
+    for cell in planned:
+        keys.add(config.CONFIGS / "workloads" / f"{cell.workload.key}.toml")
+        if cell.model:
+            keys.add(config.CONFIGS / "models" / f"{cell.model.key}.toml")
+    for path in files + sorted(keys):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]

@@ -1,0 +1,268 @@
+"""The schema of every CSV, and the only code that reads or writes them.
+
+A run folder `results/runs/<UTC>_<suite>_<gpu>_<src8>/` holds facts: `environment.json`, `cells.csv` (a row a cell)
+and `samples.csv` (a row a sample). Facts are written once, appended row by row and flushed, and never edited.
+`costs.csv` and `claims.csv` are derived: rebuilt any time from facts and configs.
+
+Columns are listed by hand, append-only; base units stand in the name; missing is blank, never 0 or inf.
+This module needs pandas to read and nothing but the standard library to write.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "results" / "runs"
+
+STATUSES = ("ok", "oom", "unavailable", "incorrect", "timeout", "crashed", "error", "skipped")
+TOKEN_KINDS = ("trained", "input", "cached_input", "output", "total")
+BASES = ("measured", "imported", "modelled")
+
+# name -> (type, meaning). s = text, i = count, f = number.
+CELLS: dict[str, tuple[str, str]] = {
+    "run": ("s", "run folder"),
+    "cell": ("s", "key of the cell in its suite: model/workload/backend[/layers]"),
+    "suite": ("s", "suite key"),
+    "phase": ("s", "train_step, prefill, decode, serve, kernel or ceiling"),
+    "model": ("s", "model key; blank where the cell needs none"),
+    "workload": ("s", "workload key"),
+    "backend": ("s", "resolved backend: reference, compile, triton or peer:<name>"),
+    "precision": ("s", "precision of weights and matmuls"),
+    "device": ("s", "cpu or cuda"),
+    "gpu": ("s", "GPU key; cpu on a CPU; blank for a GPU no config names"),
+    "device_name": ("s", "as the driver says it"),
+    "n_gpus": ("i", "GPUs of the deployment (1 CPU host counts as 1)"),
+    "batch_size": ("i", "sequences a step (of a micro-batch in training)"),
+    "input_tokens": ("i", "tokens a sequence: trained, prefilled, or the context decoding starts from"),
+    "output_tokens": ("i", "tokens decoded from that context"),
+    "layers": ("i", "layers of the whole model"),
+    "layers_measured": ("i", "layers that ran; fewer than `layers`: a slice, priced only through a two-depth fit"),
+    "status": ("s", "ok, or why there is no number: " + ", ".join(STATUSES[1:])),
+    "reason": ("s", "one line behind any status but ok"),
+    "samples": ("i", "timed steps kept in samples.csv"),
+    "step_s_median": ("f", "median time of a step, all samples"),
+    "step_s_low": ("f", "95% bootstrap interval of that median, low end"),
+    "step_s_high": ("f", "and its high end"),
+    "step_s_first_third": ("f", "median of the first third of samples: burst"),
+    "step_s_last_third": ("f", "median of the last third of samples: sustained; money uses this"),
+    "token_kind": ("s", "what tokens_per_step counts: " + ", ".join(TOKEN_KINDS)),
+    "tokens_per_step": ("i", "tokens a step, whole deployment"),
+    "system_tokens_per_s": ("f", "sustained rate of the whole deployment; blank for a slice"),
+    "system_tokens_per_s_low": ("f", "its 95% interval, low end"),
+    "system_tokens_per_s_high": ("f", "and its high end"),
+    "flops_per_step": ("f", "floating-point operations a step, FMA = 2, causal attention halved"),
+    "flops_per_step_unhalved": ("f", "the same, attention not halved (PaLM, torchtitan)"),
+    "bytes_per_step": ("f", "least device-memory traffic a step"),
+    "peak_memory_bytes": ("i", "peak device memory of the cell (process RSS on a CPU)"),
+    "compile_s": ("f", "first step: compilation, autotuning and graph capture, apart from the samples"),
+    "warmup_s": ("f", "warm-up until steady"),
+    "energy_joules_per_step": ("f", "GPU board energy a step; blank without NVML"),
+    "energy_source": ("s", "counter, power_integral or blank; boundary: the GPU board"),
+    "sm_clock_hz": ("f", "median SM clock over the cell"),
+    "temperature_c": ("f", "highest GPU temperature over the cell"),
+    "throttle_reasons": ("s", "NVML throttle reasons seen, joined by +"),
+    "flags": ("s", "unsteady, throttled, wide_interval, above_datasheet ... joined by +"),
+    "check_error": ("f", "relative RMS error against float64"),
+    "check_tolerance": ("f", "what was allowed"),
+    "check_shape": ("s", "the shape the check ran at"),
+    "started_at": ("s", "UTC, ISO 8601"),
+}
+SAMPLES: dict[str, tuple[str, str]] = {
+    "cell": ("s", "key of the cell"),
+    "sample": ("i", "0, 1, 2 ... in time order"),
+    "step_s": ("f", "time of one step"),
+}
+# configs/published.csv: other people's measurements, kept by hand.
+PUBLISHED: dict[str, tuple[str, str]] = {
+    "id": ("s", "key of the row"),
+    "phase": ("s", "train_step, prefill, decode or serve (prefill and decode together)"),
+    "model": ("s", "model key"),
+    "gpu": ("s", "GPU key"),
+    "n_gpus": ("i", "GPUs of the deployment"),
+    "precision": ("s", "precision of the matmuls"),
+    "token_kind": ("s", "what the rate counts: " + ", ".join(TOKEN_KINDS)),
+    "system_tokens_per_s": ("f", "rate of the whole deployment"),
+    "input_tokens": ("f", "tokens in, a request (sequence length in training)"),
+    "output_tokens": ("f", "tokens out, a request"),
+    "workload": ("s", "what ran: benchmark, scenario, batch, in one phrase"),
+    "software": ("s", "framework and version"),
+    "as_of": ("s", "date or round of the measurement"),
+    "source": ("s", "address of the figure"),
+    "note": ("s", "conversions made, caveats"),
+}
+# results/costs.csv: FOCUS-aligned names, ours prefixed x_. One row: one throughput row under one price.
+COSTS: dict[str, tuple[str, str]] = {
+    "x_row": ("s", "throughput row behind it: <run>/<cell> or published:<id>"),
+    "x_basis": ("s", "measured, imported or modelled"),
+    "x_phase": ("s", "phase of that row"),
+    "x_model": ("s", "model key"),
+    "x_workload": ("s", "workload key or phrase"),
+    "x_backend": ("s", "backend or software"),
+    "x_precision": ("s", "precision of the matmuls"),
+    "x_gpu": ("s", "GPU key, or cpu"),
+    "x_n_gpus": ("i", "GPUs of the deployment"),
+    "x_token_kind": ("s", "which tokens are priced"),
+    "x_carries": ("s", "whole_bill or part: whether the token price carries the whole bill or one phase's part"),
+    "x_layers_measured": ("s", "blank, or the depths of a two-depth fit: 8+16 of 32"),
+    "x_system_tokens_per_s": ("f", "sustained rate of the deployment"),
+    "ProviderName": ("s", "seller of the GPU hours"),
+    "x_provider": ("s", "provider key"),
+    "RegionId": ("s", "region of the price"),
+    "ServiceCategory": ("s", "Compute"),
+    "ServiceName": ("s", "GPU or CPU instances"),
+    "SkuId": ("s", "instance or SKU name"),
+    "PricingCategory": ("s", "Standard (on demand), Dynamic (spot), Committed (reserved, contract), Other (owned)"),
+    "x_term": ("s", "on_demand, spot, reserved_1y, reserved_3y, contract or owned"),
+    "x_level": ("s", "retail, contract or owner: only the same level is ever compared"),
+    "PricingUnit": ("s", "GPU-Hours, or vCPU-Hours for CPU rows"),
+    "PricingQuantity": ("f", "PricingUnits to process ConsumedQuantity tokens"),
+    "ConsumedUnit": ("s", "Tokens"),
+    "ConsumedQuantity": ("f", "1e6"),
+    "ListUnitPrice": ("f", "USD per PricingUnit; blank where the term is not a list price"),
+    "ContractedUnitPrice": ("f", "USD per PricingUnit as paid under the term"),
+    "EffectiveCost": ("f", "USD for ConsumedQuantity tokens = x_usd_per_million_tokens"),
+    "BillingCurrency": ("s", "USD"),
+    "ChargeCategory": ("s", "Usage"),
+    "x_usd_per_gpu_hour": ("f", "per provisioned GPU hour (per vCPU hour for CPU rows)"),
+    "x_gpu_count": ("i", "GPUs of the instance sold"),
+    "x_utilisation": ("f", "share of provisioned time doing this work (availability in training)"),
+    "x_usd_per_million_tokens": ("f", "headline: n_gpus as a share of the instance"),
+    "x_usd_per_million_tokens_low": ("f", "from the rate's 95% interval"),
+    "x_usd_per_million_tokens_high": ("f", "likewise"),
+    "x_usd_per_million_tokens_whole_instance": ("f", "the instance paid whole"),
+    "x_illustrative": ("s", "yes on rows that show the arithmetic only (CPU hosts)"),
+    "x_price_as_of": ("s", "date of the price"),
+    "x_price_source": ("s", "address of the price"),
+    "x_source": ("s", "address of the throughput figure; blank for measured rows"),
+}
+# results/claims.csv: long form, one finding a row.
+CLAIMS: dict[str, tuple[str, str]] = {
+    "claim": ("s", "claim key"),
+    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price or finding"),
+    "definition": ("s", "D1..D4, or the level compared; blank where it does not apply"),
+    "subject": ("s", "statement, parameter, model or printed row this is about"),
+    "year": ("i", "year; blank where it does not apply"),
+    "p10": ("f", "10th percentile of the value"),
+    "p50": ("f", "median"),
+    "p90": ("f", "90th percentile"),
+    "unit": ("s", "unit of the three"),
+    "threshold": ("f", "what the value is held against"),
+    "probability": ("f", "P(claim): share of draws past the threshold"),
+    "verdict": ("s", "holds, fails or undecided; blank where it does not apply"),
+    "basis": ("s", "measured, imported, modelled, or evidence (public figures only)"),
+    "rests_on": ("s", "throughput rows, joined by ;"),
+    "evidence": ("s", "ids in configs/evidence.csv, joined by ;"),
+    "note": ("s", "one line for the reader"),
+}
+
+
+class ResultsError(Exception):
+    """A CSV that is not what it should be: one line naming file, line, column and expectation. Exit code 2."""
+
+
+def text(value: Any) -> str:
+    """A CSV field: 6 significant digits, blank for None and for NaN or inf (missing is blank)."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else ""
+    return str(value).replace("\n", " ").replace("\r", " ")
+
+
+def line(columns: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """One CSV line with its newline. Raises KeyError for a field that is not a column."""
+    unknown = set(row) - set(columns)
+    if unknown:
+        raise KeyError(f"not a column: {', '.join(sorted(unknown))}")
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([text(row.get(name)) for name in columns])
+    return buffer.getvalue()
+
+
+def append(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows in one write and flush them to disk, with the header first in a new file.
+
+    A write that fails (disk full) is cut back to the length before it, so no half-written row stays. Raises OSError.
+    """
+    body = "".join(line(columns, row) for row in rows)
+    with open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        data = (body if before else ",".join(columns) + "\n" + body).encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def write(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a derived CSV whole: to a neighbour first, then renamed, so a reader never sees half a file."""
+    body = ",".join(columns) + "\n" + "".join(line(columns, row) for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(body, encoding="utf-8")
+    part.replace(path)
+
+
+def read_rows(path: Path, columns: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """Every row as a dict, counts and numbers converted, blank as None. Raises ResultsError, naming the line.
+
+    Columns this file lacks read as None (a file written before a column was added); unknown ones are an error.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path}: cannot be read as CSV: {error}") from None
+    if not lines:
+        raise ResultsError(f"{path}: empty; expected a header line of {', '.join(list(columns)[:4])} ...")
+    header = lines[0]
+    unknown = [name for name in header if name not in columns]
+    if unknown:
+        raise ResultsError(f"{path}: line 1: unknown column {unknown[0]!r}; expected {', '.join(columns)}")
+    rows = []
+    for number, fields in enumerate(lines[1:], start=2):
+        if len(fields) != len(header):
+            raise ResultsError(
+                f"{path}: line {number}: {len(fields)} fields, expected {len(header)}: malformed or cut off"
+            )
+        row: dict[str, Any] = dict.fromkeys(columns)
+        for name, field in zip(header, fields, strict=True):
+            row[name] = _value(field, columns[name][0], f"{path}: line {number}: {name}")
+        rows.append(row)
+    return rows
+
+
+def _value(field: str, kind: str, where: str) -> Any:
+    if field == "":
+        return None
+    if kind == "s":
+        return field
+    try:
+        number = int(field) if kind == "i" else float(field)
+    except ValueError:
+        raise ResultsError(f"{where}: expected a {'count' if kind == 'i' else 'number'}, got {field!r}") from None
+    if not math.isfinite(number):
+        raise ResultsError(f"{where}: expected a finite number or blank, got {field!r}")
+    return number
+
+
+def frame(rows: list[dict[str, Any]], columns: Mapping[str, tuple[str, str]]) -> pandas.DataFrame:
+    """Rows as a DataFrame with these columns: counts nullable, numbers float, text object with None for blank."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=list(columns))
+    kinds = {"i": "Int64", "f": "float64", "s": "object"}
+    return table.astype({name: kinds[kind] for name, (kind, _) in columns.items()})

@@ -1,0 +1,73 @@
+"""One op alone, forward, at a real model's shape: how near a kernel comes to the machine's limits.
+
+Inputs rotate over sets that together pass the cache, so a kernel is never timed on data it just left there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from bench.config import Workload
+from bench.kernels.op import compiled, discover, load, relative_error
+from bench.model.transformer import DTYPES
+
+CACHE_BYTES = 256 << 20  # more than twice the largest last-level cache of the GPUs in configs/gpus
+MOST_SETS = 16
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of an op's output or input."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
+
+
+class Kernel:
+    """See measure/cell.py for what these names mean. Moves no tokens of a deployment."""
+
+    tokens_per_step = None
+    token_kind = None
+
+    def __init__(self, device: str, workload: dict[str, Any], backend: str, **_: Any):
+        self.device, self.backend, self.workload = torch.device(device), backend, Workload(**workload)
+        w = self.workload
+        ops = discover()
+        if w.op not in ops or w.shape not in {**ops[w.op].shapes, **ops[w.op].test_shapes}:
+            raise ValueError(f"kernel {w.key}: no op {w.op} with a shape {w.shape}")
+        self.op = ops[w.op]
+        self.shape = {**self.op.test_shapes, **self.op.shapes}[w.shape]
+        self.dtype = DTYPES[w.precision]
+        self.call = compiled(backend, getattr(load(backend), w.op))
+        self.flops = self.flops_unhalved = float(self.op.flops(self.shape))
+        self.bytes = float(self.op.bytes(self.shape, self.dtype.itemsize))
+
+    def _inputs(self, seed: int) -> dict[str, Any]:
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        return self.op.inputs(self.shape, self.dtype, self.device, generator)
+
+    @torch.no_grad()
+    def check(self) -> tuple[float, float, str]:
+        inputs = self._inputs(1)
+        wide = {
+            name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        pairs = zip(_tensors(self.call(**inputs)), _tensors(self.op.reference(**wide)), strict=True)
+        error = max(relative_error(ours, truth) for ours, truth in pairs)
+        return error, self.op.tolerance[self.dtype], f"{self.workload.op} {self.workload.shape}"
+
+    def prepare(self) -> None:
+        sets = min(MOST_SETS, max(1, math.ceil(CACHE_BYTES / max(self.bytes, 1.0))))
+        self.sets = [self._inputs(seed) for seed in range(sets)]
+        self.turn = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.call(**self.sets[self.turn])
+        self.turn = (self.turn + 1) % len(self.sets)
+
+
+build = Kernel

@@ -1,0 +1,19 @@
+"""Shared by all tests: where there is no GPU, kernels run in Triton's interpreter, which is chosen at import."""
+
+import os
+
+import pytest
+
+if "TRITON_AOT_TESTS" not in os.environ:
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def public_text() -> bytes:
+    """About 9 kB of public-domain English (tests/data/README.md)."""
+    from pathlib import Path
+
+    return (Path(__file__).parent / "data" / "public_domain.txt").read_bytes()
