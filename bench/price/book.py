@@ -1,0 +1,202 @@
+"""The price book: who sells a GPU hour, where, on which terms, at what price, seen when and where.
+
+A provider is one file in configs/providers; a price is one row of it. A row without date or source does not load,
+because a price nobody can check is not a fact. Prices come at three levels and only the same level is compared:
+
+    retail    on_demand, spot                        what anybody pays today
+    contract  reserved_1y, reserved_3y, contract     what a tenant pays who signs for years
+    owner     owned                                  what the machine costs its owner (an annuity: owned.py)
+
+`usd_per_gpu_hour` is per provisioned hour, always: how much of the hour does work is said once, in cost.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench import config
+from bench.config import require
+
+KINDS = ("hyperscaler", "neocloud", "marketplace", "self_built")
+INCLUDES = ("instance", "gpu_only")  # gpu_only: CPU, memory and disk are billed on top; prices no token
+LEVELS = {
+    "on_demand": "retail",
+    "spot": "retail",
+    "reserved_1y": "contract",
+    "reserved_3y": "contract",
+    "contract": "contract",
+    "owned": "owner",
+}
+STALE_DAYS = 90
+STALE_DAYS_SPOT = 14  # spot moves within weeks
+
+
+def _gpu(key: str) -> None:
+    folder = config.CONFIGS / config.Gpu.FOLDER
+    near = difflib.get_close_matches(key, config.keys(config.Gpu), 1)
+    hint = f" (nearest: {near[0]})" if near else ""
+    require((folder / f"{key}.toml").is_file(), "gpu", f"a key of configs/gpus{hint}, got {key!r}")
+
+
+def _dated(as_of: datetime.date, source: str) -> None:
+    today = datetime.date.today()
+    require(as_of <= today, "as_of", f"a date not after today, {today}, got {as_of}")
+    require(source.startswith("http"), "source", f"the full address of the figure, got {source!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """A figure nobody knows exactly, with its source; `evidence` holds ids of configs/evidence.csv."""
+
+    low: float
+    value: float
+    high: float
+    unit: str
+    source: str
+    evidence: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        require(0 < self.low <= self.value <= self.high, "value", "0 < low <= value <= high")
+        require(self.source.startswith("http"), "source", "the full address of the figure")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """One GPU price. `low` and `high` where the source gives a range; `gpu_count` GPUs are sold together."""
+
+    region: str
+    sku: str
+    gpu: str
+    gpu_count: int
+    includes: str
+    term: str
+    usd_per_gpu_hour: float
+    low: float | None = None
+    high: float | None = None
+    as_of: datetime.date
+    source: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        price = self.usd_per_gpu_hour
+        _gpu(self.gpu)
+        require(self.gpu_count >= 1, "gpu_count", f"at least 1, got {self.gpu_count}")
+        require(self.includes in INCLUDES, "includes", f"one of {', '.join(INCLUDES)}")
+        require(self.term in LEVELS, "term", f"one of {', '.join(LEVELS)}, got {self.term!r}")
+        require(price > 0, "usd_per_gpu_hour", f"a positive price, got {price}")
+        low, high = self.low or price, self.high or price
+        require(0 < low <= price <= high, "low", "0 < low <= usd_per_gpu_hour <= high")
+        _dated(self.as_of, self.source)
+
+    @property
+    def level(self) -> str:
+        """retail, contract or owner."""
+        return LEVELS[self.term]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuPrice:
+    """One CPU instance: shows the arithmetic on a machine without a GPU, and is never compared with a GPU."""
+
+    region: str
+    sku: str
+    vcpus: int
+    term: str
+    usd_per_hour: float
+    as_of: datetime.date
+    source: str
+
+    def __post_init__(self) -> None:
+        require(self.vcpus >= 1, "vcpus", f"at least 1, got {self.vcpus}")
+        require(self.term in LEVELS, "term", f"one of {', '.join(LEVELS)}, got {self.term!r}")
+        require(self.usd_per_hour > 0, "usd_per_hour", f"a positive price, got {self.usd_per_hour}")
+        _dated(self.as_of, self.source)
+
+    @property
+    def usd_per_vcpu_hour(self) -> float:
+        """The instance's price shared among its vCPUs."""
+        return self.usd_per_hour / self.vcpus
+
+    @property
+    def level(self) -> str:
+        """retail, contract or owner."""
+        return LEVELS[self.term]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owned:
+    """What 1 GW of one's own machines takes; owned.py turns it into a price per provisioned GPU hour."""
+
+    region: str
+    sku: str
+    gpu: str
+    gpu_count: int
+    as_of: datetime.date
+    capex_usd_per_gw: Range
+    it_share: Range  # of capex; the rest is building, power and cooling
+    gpus_per_gw: Range
+    it_life_years: Range
+    facility_life_years: Range
+    cost_of_capital: Range  # fraction a year
+    operations_usd_per_gw_year: Range  # without energy
+    power_kw_per_gpu: Range  # GPU with its share of host and network
+    pue: Range
+    electricity_usd_per_kwh: Range
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _gpu(self.gpu)
+        require(self.gpu_count >= 1, "gpu_count", f"at least 1, got {self.gpu_count}")
+        require(self.it_share.high <= 1, "it_share", "a share of capex, at most 1")
+        _dated(self.as_of, self.capex_usd_per_gw.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """A seller of GPU hours (or a builder of its own)."""
+
+    FOLDER: ClassVar[str] = "providers"
+    key: str = ""
+    name: str
+    kind: str
+    price: tuple[Price, ...] = ()
+    cpu_price: tuple[CpuPrice, ...] = ()
+    owned: tuple[Owned, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}, got {self.kind!r}")
+        empty = not (self.price or self.cpu_price or self.owned)
+        require(not empty, "price", "at least one [[price]], [[cpu_price]] or [[owned]] table")
+
+
+def providers() -> dict[str, Provider]:
+    """Every provider by key: the listing of configs/providers."""
+    return config.load_all(Provider)
+
+
+def is_stale(price: Price | CpuPrice, as_of: datetime.date) -> bool:
+    """Whether a price is too old to be quoted at `as_of` without a warning."""
+    days = STALE_DAYS_SPOT if price.term == "spot" else STALE_DAYS
+    return (as_of - price.as_of).days > days
+
+
+def staleness(book: Iterable[Provider], as_of: datetime.date) -> str | None:
+    """One line for all prices too old at `as_of`, or None where none is."""
+    rows: list[tuple[str, Price | CpuPrice]] = []
+    for provider in book:
+        rows += [(provider.key, price) for price in provider.price]
+        rows += [(provider.key, price) for price in provider.cpu_price]
+    old = [(price.as_of, key) for key, price in rows if is_stale(price, as_of)]
+    if not old:
+        return None
+    sellers = ", ".join(sorted({key for _, key in old}))
+    return (
+        f"{len(old)} of {len(rows)} prices are older than {STALE_DAYS} days (spot: {STALE_DAYS_SPOT}) "
+        f"at {as_of}; the oldest is of {min(old)[0]}: {sellers}"
+    )

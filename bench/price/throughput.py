@@ -1,0 +1,212 @@
+"""One table of throughput: what was measured here, and what others published.
+
+Rows come from run folders (cells.csv: basis `measured`) and from configs/published.csv (basis `imported`). Only whole
+models are rows. A slice (fewer layers than the model has) never stands for the model; two or more depths of the same
+cell do, by a fit of the step time to the depth:
+
+    step time = a + b * layers        least squares over the sustained medians, evaluated at the model's depth
+
+a holds what a step costs once (embedding, LM head, optimizer launch), b what each layer adds; identical layers make it
+a line. The interval is Monte Carlo: each median is redrawn from a normal as wide as its own 95% interval, the line is
+fitted again, and the middle 95% of the results is kept.
+
+Two words decide how a row is billed. `flags` holds `idle_included` (or the measuring side's `open_loop`) where the
+rate was taken over time that already contains idling: a published row says "idle included" in its workload.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import config, results
+
+Row = dict[str, Any]
+PHASES = ("train_step", "prefill", "decode", "serve")
+IDLE_INCLUDED = ("idle_included", "open_loop")
+DRAWS = 4000
+SEED = 20261122
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "row": ("s", "<run>/<cell> or published:<id>"),
+    "basis": ("s", "measured, imported or modelled"),
+    "phase": ("s", ", ".join(PHASES)),
+    "model": ("s", "model key"),
+    "workload": ("s", "workload key, or what ran in one phrase"),
+    "backend": ("s", "backend, or software and version"),
+    "precision": ("s", "precision of the matmuls"),
+    "device": ("s", "cpu or cuda"),
+    "gpu": ("s", "GPU key; cpu on a CPU; blank for a GPU no config names: never priced"),
+    "n_gpus": ("i", "GPUs of the deployment"),
+    "vcpus": ("i", "vCPUs of the host; CPU rows only"),
+    "token_kind": ("s", "which tokens the rate counts"),
+    "system_tokens_per_s": ("f", "sustained rate of the whole deployment"),
+    "low": ("f", "its 95% interval, low end; blank on imported rows"),
+    "high": ("f", "and its high end"),
+    "batch_size": ("i", "sequences a step"),
+    "input_tokens": ("f", "tokens in, a request (sequence length in training)"),
+    "output_tokens": ("f", "tokens out, a request"),
+    "layers": ("i", "layers of the model; blank on imported rows"),
+    "layers_measured": ("s", "blank, or the depths of a fit: 8+16 of 32"),
+    "source": ("s", "address of the figure; blank on measured rows"),
+    "flags": ("s", "two_depth_fit, idle_included and the cell's own, joined by +"),
+}
+# What two depths of one cell share; everything else is the depth.
+_SAME = (
+    *("phase", "model", "workload", "backend", "precision", "device", "gpu", "n_gpus"),
+    *("batch_size", "input_tokens", "output_tokens", "layers", "token_kind", "tokens_per_step"),
+)
+
+
+def throughput(runs: Sequence[Path], notes: list[str] | None = None) -> list[Row]:
+    """Every throughput row, as dicts with the keys of COLUMNS: measured ones first, then published ones.
+
+    One line for each slice left out is appended to `notes`. Raises ResultsError for a malformed CSV.
+    """
+    notes = [] if notes is None else notes
+    rows = [row for run in runs for row in _measured(run, notes)]
+    return rows + published()
+
+
+def published() -> list[Row]:
+    """The rows of configs/published.csv."""
+    path = config.CONFIGS / "published.csv"
+    rows = results.read_rows(path, results.PUBLISHED) if path.is_file() else []
+    return [_imported(row) for row in rows]
+
+
+def _imported(row: Mapping[str, Any]) -> Row:
+    same = {name: row[name] for name in COLUMNS if name in results.PUBLISHED}
+    idle = "idle included" in (row["workload"] or "")
+    return (
+        dict.fromkeys(COLUMNS)
+        | same
+        | {
+            "row": f"published:{row['id']}",
+            "basis": "imported",
+            "backend": row["software"],
+            "device": "cuda",
+            "flags": "idle_included" if idle else None,
+        }
+    )
+
+
+def _measured(run: Path, notes: list[str]) -> list[Row]:
+    """The rows of one run folder; slices of one cell become one fitted row or a note."""
+    vcpus = _vcpus(run)
+    cells = results.read_rows(run / "cells.csv", results.CELLS)
+    cells = [c for c in cells if c["status"] == "ok" and c["phase"] in PHASES]
+    slices: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    rows = []
+    for cell in cells:
+        if _is_slice(cell):
+            slices[tuple(cell[name] for name in _SAME)].append(cell)
+        elif cell["system_tokens_per_s"]:
+            rows.append(_whole(run, cell, vcpus))
+    whole = {tuple(c[name] for name in _SAME) for c in cells if not _is_slice(c)}
+    for same, group in slices.items():
+        if same not in whole:  # the whole model was measured too: no fit needed
+            fitted = _fitted(run, group, vcpus, notes)
+            rows += [fitted] if fitted else []
+    return rows
+
+
+def _vcpus(run: Path) -> int | None:
+    path = run / "environment.json"
+    if not path.is_file():
+        return None
+    try:
+        count = json.loads(path.read_text(encoding="utf-8")).get("cpu_count")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise results.ResultsError(f"{path}: cannot be read as JSON: {error}") from None
+    return count if isinstance(count, int) else None
+
+
+def _is_slice(cell: Mapping[str, Any]) -> bool:
+    measured, layers = cell["layers_measured"], cell["layers"]
+    return bool(measured and layers and measured < layers)
+
+
+def _whole(run: Path, cell: Mapping[str, Any], vcpus: int | None) -> Row:
+    same = {name: cell[name] for name in COLUMNS if name in results.CELLS}
+    return (
+        dict.fromkeys(COLUMNS)
+        | same
+        | {
+            "row": f"{run.name}/{cell['cell']}",
+            "basis": "measured",
+            "vcpus": vcpus if cell["device"] == "cpu" else None,
+            "low": cell["system_tokens_per_s_low"],
+            "high": cell["system_tokens_per_s_high"],
+            "layers_measured": None,  # the whole model
+        }
+    )
+
+
+def _fitted(run: Path, cells: list[Row], vcpus: int | None, notes: list[str]) -> Row | None:
+    """One row from the slices of one cell, or None with a note where they do not make a line."""
+    first = cells[0]
+    name = f"{run.name}/{first['model']}/{first['workload']}/{first['backend']}"
+    depths = sorted({int(c["layers_measured"]) for c in cells})
+    shown = f"{'+'.join(map(str, depths))} of {first['layers']}"
+    cells = [c for c in cells if _step_s(c)]
+    if len({c["layers_measured"] for c in cells}) < 2:
+        notes.append(f"{name}: left out: {shown} layers measured, a fit needs two depths")
+        return None
+    low, step_s, high = fit(cells, first["layers"])
+    tokens = first["tokens_per_step"]
+    if not (tokens and step_s > 0 and low > 0):
+        notes.append(f"{name}: left out: {shown} layers do not give a positive step time")
+        return None
+    flags = {flag for c in cells for flag in (c["flags"] or "").split("+") if flag}
+    return _whole(run, first, vcpus) | {
+        "row": f"{name}/{'+'.join(map(str, depths))}",
+        "system_tokens_per_s": tokens / step_s,
+        "low": tokens / high,
+        "high": tokens / low,
+        "layers_measured": shown,
+        "flags": "+".join(["two_depth_fit", *sorted(flags)]),
+    }
+
+
+def _step_s(cell: Mapping[str, Any]) -> float | None:
+    """The sustained step time; the median of all samples where the last third is blank."""
+    value = cell["step_s_last_third"] or cell["step_s_median"]
+    return float(value) if value else None
+
+
+def fit(cells: Sequence[Mapping[str, Any]], layers: int) -> tuple[float, float, float]:
+    """Step time in s of the whole model at `layers`, as (low, value, high) of its 95% interval."""
+    x = np.array([[1.0, c["layers_measured"]] for c in cells])
+    y = np.array([_step_s(c) for c in cells], dtype=float)
+    # 95% of a normal lies within 1.96 standard deviations of its middle, on either side.
+    spans = [(c["step_s_high"] or 0.0) - (c["step_s_low"] or 0.0) for c in cells]
+    sd = np.array(spans) / (2 * 1.96)
+    at = np.array([1.0, layers]) @ np.linalg.pinv(x)  # the fitted value is linear in y
+    value = float(at @ y)
+    redrawn = np.random.default_rng(SEED).normal(y, sd, (DRAWS, len(y))) @ at
+    low, high = np.percentile(redrawn, (2.5, 97.5))
+    return float(low), value, float(high)
+
+
+def outranked(rows: Sequence[Row]) -> list[Row]:
+    """The rows a better basis speaks for: same GPU, model, precision and phase, and measured before imported
+    before modelled. Rows of the same basis never outrank each other.
+    """
+    best: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        best[_rank_key(row)] = min(best.get(_rank_key(row), len(results.BASES)), _rank(row))
+    return [row for row in rows if _rank(row) > best[_rank_key(row)]]
+
+
+def _rank_key(row: Row) -> tuple[Any, ...]:
+    return row["gpu"], row["model"], row["precision"], row["phase"]
+
+
+def _rank(row: Row) -> int:
+    return results.BASES.index(row["basis"])
