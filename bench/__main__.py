@@ -149,24 +149,28 @@ def doctor() -> None:
 def main() -> None:
     """Run the command line; one line and an exit code for whatever the user can mend."""
     try:
-        app(standalone_mode=False)
-    except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except typer.Exit as end:
-        sys.exit(end.exit_code)
+        code = end.exit_code
     except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a wrong option: typer says which, and how
+            error.show()
+            sys.exit(error.exit_code)
         code = exit_code(error)
         if code is None:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(code)
+    if code == 130:  # some versions of typer answer an interrupt with this code instead of raising
+        print("interrupted; finished cells are kept, the same command resumes", file=sys.stderr)
+    sys.exit(code or 0)
 
 
 def exit_code(error: Exception) -> int | None:
     """2 for bad input, 1 for a machine that refuses, None for a bug."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"ConfigError", "ResultsError", "UsageError"}:
+    if kinds & {"ConfigError", "ResultsError"}:
         return 2
     return 1 if kinds & {"JournalError", "WorkerDied", "OSError", "DerivedDiffer"} else None
 

@@ -137,7 +137,7 @@ COSTS: dict[str, tuple[str, str]] = {
     "x_gpu_count": ("i", "GPUs of the instance sold"),
     "x_utilisation": ("f", "share of provisioned time doing this work (availability in training)"),
     "x_usd_per_million_tokens": ("f", "headline: n_gpus as a share of the instance"),
-    "x_usd_per_million_tokens_low": ("f", "from the rate's 95% interval"),
+    "x_usd_per_million_tokens_low": ("f", "from the rate's 95% interval and the price's own range"),
     "x_usd_per_million_tokens_high": ("f", "likewise"),
     "x_usd_per_million_tokens_whole_instance": ("f", "the instance paid whole"),
     "x_illustrative": ("s", "yes on rows that show the arithmetic only (CPU hosts)"),

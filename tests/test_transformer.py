@@ -9,6 +9,7 @@ import torch
 
 from bench.config import Model, load
 from bench.kernels.op import load as load_ops
+from bench.model import oracle
 from bench.model.transformer import KVCache, Transformer
 
 CPU = torch.device("cpu")
@@ -174,3 +175,22 @@ def test_logits_and_gradients_equal_those_of_transformers(family, qk_norm, tied)
 def test_a_shape_it_cannot_run_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="deepseek_v3: mixture of experts"):
         network(load(Model, "deepseek_v3"))
+
+
+@pytest.mark.parametrize("check", [oracle.gradient_error, oracle.prefill_error, oracle.decode_error])
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_the_whole_model_on_each_backend_passes_the_check_its_cells_pass(check, backend, qk_norm):
+    """On a CPU the Triton kernels run in the interpreter: slow, and the same arithmetic."""
+    error, shape = check(small(qk_norm=qk_norm), backend, "fp32", CPU, 21)
+    assert error < 1e-5 and "tokens=21" in shape
+
+
+def test_the_check_sees_a_wrong_op(monkeypatch):
+    """A backend whose rotary angles run backwards must not pass."""
+    ops = load_ops("reference")
+    right = ops.rope
+    ops.rope = lambda q, k, cos, sin: right(q, k, cos, -sin)
+    monkeypatch.setattr(oracle, "load", lambda backend: ops if backend == "broken" else load_ops(backend))
+    for check in (oracle.gradient_error, oracle.prefill_error, oracle.decode_error):
+        assert check(small(), "broken", "fp32", CPU, 21)[0] > oracle.TOLERANCE["bf16"]

@@ -143,7 +143,7 @@ def kv_bytes_per_token(m: Model, precision: str) -> int:
 def _weight_bytes_read(m: Model, tokens: int, precision: str) -> float:
     """Weights one forward pass reads: all that are dense, and of each MoE layer the experts that uniform
     routing of `tokens` touches, E * (1 - (1 - k/E)^tokens)."""
-    resident = total_params(m) - (0 if m.tie_embeddings else m.vocab * m.hidden)
+    resident = float(total_params(m) - (0 if m.tie_embeddings else m.vocab * m.hidden))
     if m.moe_layers:
         untouched = m.experts * (1 - m.top_k / m.experts) ** tokens
         resident -= m.moe_layers * untouched * _expert(m)

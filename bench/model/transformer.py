@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,12 @@ class KVCache:
 class Layer(nn.Module):
     """One decoder layer: its weights, the query/key/value projection and the MLP."""
 
+    ops: SimpleNamespace
+
     def __init__(self, model: Model, ops: SimpleNamespace, dtype: torch.dtype, device: torch.device):
         super().__init__()
         self.model, self.ops = model, ops
-        place = {"dtype": dtype, "device": device}
+        place: dict[str, Any] = {"dtype": dtype, "device": device}
         query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
         ffn = model.ffn or 0
         self.attention_norm = nn.Parameter(torch.ones(model.hidden, **place))
@@ -73,6 +76,10 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """The decoder with `layers` layers (fewer than the architecture's: a slice for the two-depth fit)."""
 
+    ops: SimpleNamespace
+    cos: Tensor
+    sin: Tensor
+
     def __init__(
         self,
         model: Model,
@@ -90,9 +97,8 @@ class Transformer(nn.Module):
         assert model.rope_theta is not None
         self.model, self.ops = model, ops
         dtype = DTYPES[precision]
-        depth = layers or model.layers
         self.embedding = nn.Parameter(torch.empty(model.vocab, model.hidden, dtype=dtype, device=device))
-        self.layers = nn.ModuleList(Layer(model, ops, dtype, device) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(model, ops, dtype, device) for _ in range(layers or model.layers))
         self.norm = nn.Parameter(torch.ones(model.hidden, dtype=dtype, device=device))
         tied = self.embedding if model.tie_embeddings else nn.Parameter(torch.empty_like(self.embedding))
         self.head = tied
@@ -113,12 +119,17 @@ class Transformer(nn.Module):
                 shrink = residual if name.endswith(("out", "down")) else 1.0
                 weight.normal_(0.0, shrink / math.sqrt(weight.shape[1]), generator=generator)
 
+    @property
+    def stack(self) -> list[Layer]:
+        """The layers, from the first."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """tokens (B, T) from position 0 -> normed hidden states (B, T, H); fills the cache where one is given."""
         length = tokens.shape[1]
         cos, sin = self.cos[None, :length], self.sin[None, :length]
         update, residual = nn.functional.embedding(tokens, self.embedding), None
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.stack):
             x, residual = self.ops.rms_norm(update, layer.attention_norm, self.model.norm_eps, residual)
             q, k, v = layer.project(x, cos, sin)
             if cache is not None:
@@ -156,7 +167,7 @@ class Transformer(nn.Module):
         cos, sin = self.cos[position][:, None], self.sin[position][:, None]
         cache.lengths += 1
         update, residual = nn.functional.embedding(tokens, self.embedding)[:, None], None
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.stack):
             x, residual = self.ops.rms_norm(update, layer.attention_norm, self.model.norm_eps, residual)
             q, k, v = layer.project(x, cos, sin)
             cache.keys[index].index_put_((rows, position), k[:, 0])

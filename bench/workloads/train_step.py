@@ -50,7 +50,7 @@ class TrainStep:
             max_tokens=w.input_tokens,
             layers=self.layers,
         )
-        self.weights = list(self.network.parameters())
+        self.weights: list[torch.Tensor] = list(self.network.parameters())
         self.mixed = w.precision != "fp32"
         self.masters = [p.detach().float() for p in self.weights] if self.mixed else self.weights
         fused = self.device.type == "cuda"
@@ -69,8 +69,7 @@ class TrainStep:
             loss.backward()
             if self.mixed:
                 with torch.no_grad():
-                    sums = [master.grad for master in self.masters]
-                    torch._foreach_add_(sums, [weight.grad for weight in self.weights])
+                    torch._foreach_add_(_gradients(self.masters), _gradients(self.weights))
                 for weight in self.weights:
                     weight.grad = None
         self.optimiser.step()
@@ -78,6 +77,14 @@ class TrainStep:
         if self.mixed:
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, self.masters)
+
+
+def _gradients(weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each weight's gradient; one that is missing is an error, not a skipped update."""
+    found = [weight.grad for weight in weights if weight.grad is not None]
+    if len(found) < len(weights):
+        raise RuntimeError(f"{len(weights) - len(found)} of {len(weights)} weights got no gradient")
+    return found
 
 
 build = TrainStep

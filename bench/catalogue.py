@@ -1,0 +1,110 @@
+"""Everything there is to measure, price and test: the folder listings, read and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import config
+from bench.config import ConfigError, Gpu, Model, Suite, Workload
+
+Line = tuple[str, ...]
+
+
+def models() -> tuple[Line, list[Line]]:
+    """Models, and why one does not run yet."""
+    lines: list[Line] = [
+        (key, m.name, f"{m.total_params / 1e9:.3g}B", f"{m.active_matmul_params / 1e9:.3g}B", m.not_runnable or "runs")
+        for key, m in config.load_all(Model).items()
+    ]
+    return ("key", "name", "parameters", "per token", "here"), sorted(lines, key=lambda line: line[-1] != "runs")
+
+
+def gpus() -> tuple[Line, list[Line]]:
+    """GPUs with their data-sheet peaks."""
+    lines: list[Line] = []
+    for key, g in config.load_all(Gpu).items():
+        peak = g.peak_flops_per_s.get("bf16", 0) / 1e12
+        lines.append(
+            (key, g.name, f"{g.memory_bytes / 1e9:.0f} GB", f"{g.hbm_bytes_per_s / 1e12:.3g} TB/s", f"{peak:.4g}")
+        )
+    return ("key", "name", "memory", "bandwidth", "bf16 TFLOP/s"), lines
+
+
+def providers() -> tuple[Line, list[Line]]:
+    """Providers with what they sell."""
+    from bench.price.book import providers as load_providers
+
+    lines: list[Line] = []
+    for key, p in load_providers().items():
+        sold = {price.gpu for price in p.price} | {owned.gpu for owned in p.owned}
+        dates = [price.as_of for price in p.price] + [price.as_of for price in p.cpu_price]
+        newest = max(dates).isoformat() if dates else "–"
+        lines.append(
+            (key, p.name, p.kind, str(len(p.price) + len(p.cpu_price) + len(p.owned)), newest, " ".join(sorted(sold)))
+        )
+    return ("key", "name", "kind", "prices", "newest", "GPUs"), lines
+
+
+def workloads() -> tuple[Line, list[Line]]:
+    """Workloads by phase."""
+    lines: list[Line] = []
+    for key, w in config.load_all(Workload).items():
+        size = (
+            f"{w.op} {w.shape}"
+            if w.op
+            else f"{w.batch_size} x {w.input_tokens}" + (f" + {w.output_tokens}" if w.output_tokens else "")
+        )
+        lines.append((key, w.phase, w.precision, size))
+    return ("key", "phase", "precision", "size"), sorted(lines, key=lambda line: (line[1], line[0]))
+
+
+def suites() -> tuple[Line, list[Line]]:
+    """Suites: what one run measures."""
+    lines: list[Line] = [(key, s.device, f"{s.budget_s:.0f} s", s.about) for key, s in config.load_all(Suite).items()]
+    return ("key", "device", "budget", "about"), lines
+
+
+def claims() -> tuple[Line, list[Line]]:
+    """Claims under test."""
+    from bench.claim.spec import Claim
+
+    return ("key", "question"), [(key, c.question) for key, c in config.load_all(Claim).items()]
+
+
+def ops() -> tuple[Line, list[Line]]:
+    """Ops in kernels/, read from the folder without importing torch."""
+    from pathlib import Path
+
+    folder = Path(__file__).parent / "kernels"
+    files = sorted(path for path in folder.glob("*.py") if "\nOP = Op(" in path.read_text())
+    return ("op", "what"), [(path.stem, path.read_text().split('"""')[1].splitlines()[0]) for path in files]
+
+
+KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
+    "models": models,
+    "gpus": gpus,
+    "providers": providers,
+    "workloads": workloads,
+    "suites": suites,
+    "claims": claims,
+    "ops": ops,
+}
+
+
+def show(kind: str | None) -> None:
+    """Print one kind, or all. Raises ConfigError for a kind there is not."""
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"list: expected one of {', '.join(KINDS)}, got {kind!r}")
+    console = Console(highlight=False, width=None if Console().is_terminal else 200)
+    for name in [kind] if kind else KINDS:
+        header, lines = KINDS[name]()
+        table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in header:
+            table.add_column(column, overflow="fold")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)

@@ -1,0 +1,169 @@
+"""From facts to findings: throughput rows -> costs.csv -> claims.csv -> report. Seconds, any number of times.
+
+Two places hold derived files. `make bench` writes this machine's own to results/local (not tracked), from every
+run folder, as of today. `make report` writes the public ones beside results/runs from the committed runs
+alone, as of the date in results/as_of, so that the same commit always gives the same files; `check` proves it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import filecmp
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.config import ConfigError
+
+COMPARED = ("costs.csv", "claims.csv", "report/report.md")
+Row = dict[str, Any]
+
+
+class DerivedDiffer(Exception):
+    """The tracked derived files are not what the tracked facts and configs give. Exit code 1."""
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """Which runs, into which folder, as of which date."""
+
+    runs: list[Path]
+    target: Path
+    as_of: datetime.date
+
+    @classmethod
+    def of(cls, out: Path, runs: list[Path] | None, tracked: bool) -> Derivation:
+        """The public files (`tracked`) or this machine's own. Raises ConfigError for a folder that is no run."""
+        for folder in runs or []:
+            if not (folder / "cells.csv").is_file():
+                raise ConfigError(f"{folder}: no cells.csv there; expected a run folder")
+        if tracked:
+            return cls(tracked_runs(out / "runs"), out, read_as_of(out / "as_of"))
+        chosen = runs or sorted(path.parent for path in (out / "runs").glob("*/cells.csv"))
+        return cls(chosen, out / "local", datetime.datetime.now(datetime.UTC).date())
+
+
+def read_as_of(path: Path) -> datetime.date:
+    """The date the public files speak of. Raises ConfigError."""
+    try:
+        return datetime.date.fromisoformat(path.read_text().strip())
+    except (OSError, ValueError):
+        raise ConfigError(f"{path}: expected one date, YYYY-MM-DD") from None
+
+
+def tracked_runs(runs: Path) -> list[Path]:
+    """Run folders git tracks; where there is no git, every run folder."""
+    folders = sorted(path.parent for path in runs.glob("*/cells.csv"))
+    try:
+        listed = subprocess.run(("git", "ls-files", "--", "."), cwd=runs, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return folders
+    names = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    return [folder for folder in folders if folder.name in names]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Everything derived, in memory."""
+
+    cells: list[Row]
+    throughput: list[Row]
+    costs: list[Row]
+    claims: list[Row]
+    warnings: list[str]
+
+
+def throughput_of(job: Derivation, warnings: list[str]) -> list[Row]:
+    """Measured and imported rates; what could not be used is said in `warnings`."""
+    from bench.price.throughput import throughput
+
+    return throughput(job.runs, warnings)
+
+
+def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]:
+    """Every rate at every price."""
+    from bench.price.book import providers, staleness
+    from bench.price.cost import costs
+
+    stale = staleness(providers().values(), job.as_of)
+    warnings += [stale] if stale else []
+    return costs(rows, job.as_of)
+
+
+def derive(job: Derivation) -> Derived:
+    """All of it, written nowhere."""
+    from bench.claim.table import claims
+
+    warnings: list[str] = []
+    cells = [row for run in job.runs for row in results.read_rows(run / "cells.csv", results.CELLS)]
+    rows = throughput_of(job, warnings)
+    return Derived(cells, rows, costs_of(job, rows, warnings), claims(rows, job.as_of), warnings)
+
+
+def price(job: Derivation) -> str:
+    """Write costs.csv; one line about it."""
+    warnings: list[str] = []
+    made = costs_of(job, throughput_of(job, warnings), warnings)
+    path = job.target / "costs.csv"
+    results.write(path, results.COSTS, made)
+    return "\n".join([*(f"warning: {line}" for line in warnings), f"{path}: {len(made)} rows"])
+
+
+def claim(job: Derivation) -> str:
+    """Write claims.csv; the verdict in one sentence."""
+    from bench.claim.table import claims, verdict_line
+
+    found = claims(throughput_of(job, []), job.as_of)
+    path = job.target / "claims.csv"
+    results.write(path, results.CLAIMS, found)
+    return f"{verdict_line(found)}\n{path}: {len(found)} rows"
+
+
+def report(job: Derivation, quiet: bool = False) -> None:
+    """Write costs.csv, claims.csv and report/; show the verdict. Without altair: the CSVs, and one line why."""
+    from bench.report.build import report as write_report
+    from bench.report.drawing import ReportUnavailable
+    from bench.report.terminal import show
+
+    made = derive(job)
+    paths = [job.target / "costs.csv", job.target / "claims.csv"]
+    results.write(paths[0], results.COSTS, made.costs)
+    results.write(paths[1], results.CLAIMS, made.claims)
+    environments = {run.name: json.loads((run / "environment.json").read_text(encoding="utf-8")) for run in job.runs}
+    provenance = {"environments": environments, "warnings": made.warnings}
+    try:
+        paths += write_report(
+            job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of
+        )[:2]
+    except ReportUnavailable as error:
+        if not quiet:
+            show(made.claims, made.costs, paths)
+            print(f"no report here: {error}")
+        return
+    if not quiet:
+        show(made.claims, made.costs, paths)
+
+
+def check(out: Path) -> None:
+    """Rebuild the public files in a scratch folder. Raises DerivedDiffer naming each file that is not the same."""
+    job = Derivation.of(out, None, tracked=True)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        report(replace(job, target=scratch), quiet=True)
+        different = [name for name in COMPARED if not same(out / name, scratch / name)]
+        unopened = [
+            str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file() and not path.stat().st_size
+        ]
+    if different or unopened:
+        what = ", ".join([*(f"{out / name} differs" for name in different), *(f"{name} is empty" for name in unopened)])
+        raise DerivedDiffer(f"{what}; `make report` rebuilds them from the tracked runs")
+    print(f"{', '.join(str(out / name) for name in COMPARED)}: as the tracked runs and configs give them")
+
+
+def same(left: Path, right: Path) -> bool:
+    """Whether both files are there with the same bytes."""
+    return left.is_file() and right.is_file() and filecmp.cmp(left, right, shallow=False)

@@ -1,0 +1,116 @@
+"""Who may import whom, read from the source: the house's walls."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT = {"config", "results", "kernels", "model", "workloads", "measure", "plan", "journal", "run", "display"}
+
+# room -> rooms of ours it may import (itself aside)
+MAY = {
+    "config": set(),
+    "results": set(),
+    "install": set(),
+    "kernels": set(),
+    "model": {"config", "kernels"},
+    "workloads": {"config", "model", "kernels"},
+    "measure": set(),
+    "plan": {"config", "model"},
+    "journal": {"results"},
+    "run": LEFT,
+    "display": {"config", "plan"},
+    "price": {"config", "results"},
+    "claim": {"config", "results", "price"},
+    "report": {"config", "results", "price", "claim"},
+    "derive": {"config", "results", "price", "claim", "report"},
+    "catalogue": {"config", "price", "claim"},
+    "doctor": LEFT | {"install"},
+    "__main__": {"config", "plan", "run", "display", "measure", "derive", "catalogue", "doctor"},
+    "__init__": set(),
+}
+RIGHT = ("price", "claim", "report", "derive", "results", "config")
+FILES = [*(ROOT / "bench").rglob("*.py"), *(ROOT / "kernels").glob("*.py")]
+FILES = sorted({path for path in FILES if "bench/kernels" not in str(path)})
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "kernels" if parts[0] == "kernels" else parts[1]
+
+
+def imported(path: Path) -> set[str]:
+    """Every module named in an import anywhere in the file, "bench.x.y" and others alike."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_what_it_may(path):
+    room = room_of(path)
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("bench.")} - {room}
+    assert ours <= MAY[room], f"{path}: {ours - MAY[room]}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) in RIGHT], ids=lambda p: str(p.relative_to(ROOT)))
+def test_right_of_the_csv_nothing_names_torch(path):
+    assert not {name for name in imported(path) if name.split(".")[0] in ("torch", "triton")}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) in LEFT], ids=lambda p: str(p.relative_to(ROOT)))
+def test_left_of_the_csv_nothing_knows_dollars(path):
+    assert "usd" not in path.read_text().lower() or room_of(path) in ("results", "config")
+
+
+def test_only_the_clock_reads_a_clock():
+    for path in FILES:
+        if path.name != "clock.py":
+            assert not {name for name in imported(path) if name == "time" or name.startswith("time.")}, path
+
+
+@pytest.mark.parametrize("module", ["bench.derive", "bench.price.cost", "bench.claim.table", "bench.report.build"])
+def test_the_report_half_leaves_torch_alone_and_the_measuring_half_its_packages(module):
+    code = f"import sys, {module}; assert not {{'torch', 'triton'}} & set(sys.modules), 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_measuring_half_needs_no_package_of_the_report_half():
+    absent = ("pydantic", "altair", "vl_convert", "jinja2", "scipy", "pandas")
+    code = (
+        f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
+        "import bench.run, bench.display, bench.measure.worker, bench.measure.cell, bench.__main__\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_kernels_import_nothing_of_ours_but_op():
+    for path in (ROOT / "kernels").glob("*.py"):
+        ours = {name for name in imported(path) if name.startswith("bench")}
+        assert all(name.startswith("bench.kernels.op.") for name in ours), path
+
+
+def test_kernels_is_no_package_of_its_own():
+    """An __init__.py there would shadow Hugging Face's `kernels`, which transformers imports."""
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert (ROOT / "bench" / "kernels").is_symlink()
+
+
+def test_files_are_short_and_none_is_a_drawer():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 300, path
+        assert path.stem not in ("utils", "common", "helpers", "base"), path
+
+
+def test_every_module_says_what_it_is():
+    for path in FILES:
+        if path.name != "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -1,0 +1,68 @@
+"""What is written is what is read; a damaged CSV is named by file, line and column."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import results
+from bench.results import CELLS, SAMPLES, ResultsError
+
+HEADER = ",".join(SAMPLES)
+
+
+@given(st.floats(1e-12, 1e15), st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=20))
+def test_a_row_comes_back_as_it_was(tmp_path_factory, number, cell):
+    path = tmp_path_factory.mktemp("r") / "samples.csv"
+    results.append(path, SAMPLES, [{"cell": cell, "sample": 3, "step_s": number}])
+    (row,) = results.read_rows(path, SAMPLES)
+    assert row["cell"] == (cell or None) and row["sample"] == 3
+    assert row["step_s"] == pytest.approx(number, rel=5e-6)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
+def test_missing_is_blank_never_zero_or_inf(missing):
+    assert results.text(missing) == ""
+
+
+def test_an_unknown_field_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(KeyError, match="not a column: colour"):
+        results.append(tmp_path / "x.csv", SAMPLES, [{"colour": 1}])
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty; expected a header line"),
+        ("cell,colour\n", "line 1: unknown column 'colour'; expected cell, sample, step_s"),
+        (HEADER + "\na,0\n", "line 2: 2 fields, expected 3: malformed or cut off"),
+        (HEADER + "\na,0,1.5\nb,x,1\n", "line 3: sample: expected a count, got 'x'"),
+        (HEADER + "\na,0,fast\n", "line 2: step_s: expected a number, got 'fast'"),
+        (HEADER + "\na,0,nan\n", "line 2: step_s: expected a finite number or blank, got 'nan'"),
+        (HEADER + '\n"a,0,1\n', "cannot be read as CSV"),
+    ],
+)
+def test_a_malformed_or_truncated_csv_is_named(tmp_path, content, message):
+    path = tmp_path / "samples.csv"
+    path.write_text(content)
+    with pytest.raises(ResultsError) as caught:
+        results.read_rows(path, SAMPLES)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_file_from_before_a_column_was_added_reads_as_blank(tmp_path):
+    path = tmp_path / "samples.csv"
+    path.write_text("cell,sample\na,1\n")
+    assert results.read_rows(path, SAMPLES) == [{"cell": "a", "sample": 1, "step_s": None}]
+
+
+def test_frame_types(tmp_path):
+    table = results.frame([dict.fromkeys(CELLS) | {"cell": "a", "samples": 3, "step_s_median": 0.5}], CELLS)
+    assert str(table["samples"].dtype) == "Int64" and str(table["step_s_median"].dtype) == "float64"
+
+
+def test_every_column_has_a_type_and_a_meaning():
+    for columns in (CELLS, SAMPLES, results.PUBLISHED, results.COSTS, results.CLAIMS):
+        assert all(kind in "sif" and meaning for kind, meaning in columns.values())
