@@ -1,0 +1,129 @@
+"""The share kind: statements against serving's share of compute, by every definition, in two views.
+
+By purpose, as accounts do: what the GPU-hour was paid for. By kernel type, as a profiler would: the
+inference-type part of R&D (rollouts, synthetic data, logits) counts as inference. Per definition
+and view there is a fan (p10, p50, p90 a year) and a verdict per statement,
+
+    P = share of draws in which the statement is true.
+
+Where the evidence itself adds up to a share (a check), the draws of that year have to explain it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.claim import evidence
+from bench.claim.definitions import by_kernel
+from bench.claim.influence import influence
+from bench.claim.priors import Array
+from bench.claim.rates import rates
+from bench.claim.sections import Check, Statement
+from bench.claim.verdict import Finding, finding, ids, judged, limit, quantiles, true_in, verdict
+from bench.claim.world import World, grounds
+
+PURPOSE, KERNEL = "by purpose", "by kernel type"
+SHARE = "serving / (serving + X)"
+
+
+def answer(drawn: World) -> list[Finding]:
+    """Every finding of a share claim."""
+    result = rates(drawn)
+    for key, by_purpose in drawn.shares.items():
+        work = drawn.claim.definitions[key].inference_work
+        result += _fan(drawn, key, PURPOSE, by_purpose) + _verdicts(drawn, key, PURPOSE, by_purpose)
+        if work:
+            values = by_kernel(by_purpose, drawn.draws[work])
+            result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
+    result += [_check(drawn, check) for check in drawn.claim.check if check.definition in drawn.shares]
+    return result + influence(drawn)
+
+
+def _fan(drawn: World, key: str, view: str, values: Array) -> list[Finding]:
+    """One row a year."""
+    columns = {**grounds(drawn, key), "definition": key, "subject": view, "unit": SHARE}
+    return [
+        finding(drawn.claim, "share", **columns, year=year, **quantiles(values[row]))
+        for row, year in enumerate(drawn.claim.years)
+        if not np.isnan(values[row]).any()
+    ]
+
+
+def _verdicts(drawn: World, key: str, view: str, values: Array) -> list[Finding]:
+    """One row a statement and, by purpose, its verdict at other limits."""
+    claim, result = drawn.claim, []
+    for statement in claim.statement:
+        if statement.definitions and key not in statement.definitions:
+            continue
+        row = _verdict(drawn, key, statement, values)
+        if row is None:
+            continue
+        row["subject"] = statement.name if view == PURPOSE else f"{statement.name}, {view}"
+        result.append(row)
+        if view == PURPOSE:
+            result += _other_limits(drawn, statement, row, values)
+    return result
+
+
+def _verdict(drawn: World, key: str, statement: Statement, values: Array) -> Finding | None:
+    claim = drawn.claim
+    threshold = limit(statement, claim.decision)
+    true = true_in(statement, values, claim.years, threshold)
+    if true is None:
+        return None
+    probability = float(true.mean())
+    columns = grounds(drawn, key)
+    columns["evidence"] = ids(columns["evidence"].split(";"), statement.evidence)
+    return finding(
+        claim,
+        "verdict",
+        **columns,
+        **quantiles(values[claim.years.index(statement.year)]),
+        definition=key,
+        year=statement.year,
+        unit=SHARE,
+        threshold=threshold,
+        probability=probability,
+        verdict=verdict(probability, claim.decision),
+    )
+
+
+def _other_limits(drawn: World, statement: Statement, row: Finding, values: Array) -> list[Finding]:
+    """The same verdict at the other share thresholds and decision limits of the claim file."""
+    decision, years = drawn.claim.decision, drawn.claim.years
+    other = {"kind": "sensitivity", "note": "the verdict at another limit"}
+    result = []
+    for threshold in decision.also_thresholds if statement.test != "rises" else ():
+        true = true_in(statement, values, years, threshold)
+        p = float(np.mean(true)) if true is not None else None
+        changed = {"subject": f"{statement.name}: threshold {threshold:g}", "threshold": threshold}
+        judgement = verdict(p, decision) if p is not None else None
+        result.append({**row, **other, **changed, "probability": p, "verdict": judgement})
+    for holds_at in decision.also_holds_at:
+        changed = {"subject": f"{statement.name}: holds at {holds_at:g}, fails at {1 - holds_at:g}"}
+        judgement = judged(row["probability"], holds_at, 1 - holds_at)
+        result.append({**row, **other, **changed, "verdict": judgement})
+    return result
+
+
+def _check(drawn: World, check: Check) -> Finding:
+    """A share computed from evidence beside the draws of the same definition and year."""
+    values = drawn.shares[check.definition][drawn.claim.years.index(check.year)]
+    stated = evidence.share(check.serving, check.other)
+    spread = quantiles(values)
+    inside = spread["p10"] <= stated <= spread["p90"]
+    place = "inside" if inside else "outside"
+    cited = [key for product in (*check.serving, *check.other) for key in product]
+    return finding(
+        drawn.claim,
+        "finding",
+        definition=check.definition,
+        subject=f"check {check.name}",
+        year=check.year,
+        **spread,
+        unit=SHARE,
+        threshold=stated,
+        basis=grounds(drawn, check.definition)["basis"],
+        evidence=ids(cited),
+        note=f"{check.text}: {stated:.3g}, {place} the draws' 80% interval",
+    )

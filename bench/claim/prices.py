@@ -1,0 +1,158 @@
+"""The price kind: is one supply of GPU-hours cheaper than another, at one level of price?
+
+    P = share of draws with usd_per_gpu_hour(left) < usd_per_gpu_hour(right)
+    saving of the bill = moved x (1 - left / right)
+
+A GPU-hour has three prices. Retail: what a list says. Contract: what a large buyer agreed to.
+Owner: what it costs whoever builds it (capital, power, operations). They differ by a factor of ten
+for the same chip, so only like is held against like; retail against owner cost is refused, not
+warned about. A delivery asks the other half: whether that much capacity would be there in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import ndtr
+
+from bench import config
+from bench.claim.priors import Array, draw, normals, triangular
+from bench.claim.sections import Booked, Comparison, Delivery, Side
+from bench.claim.spec import Claim
+from bench.claim.verdict import Finding, finding, ids, quantiles, verdict
+from bench.config import ConfigError
+from bench.price import book, owned
+
+
+class LevelError(ConfigError):
+    """Prices of two levels: no verdict can rest on that. Exit code 2, as for any config."""
+
+
+def answer(claim: Claim) -> list[Finding]:
+    """Every finding of a price claim. Raises LevelError."""
+    draws = draw(claim.parameters, claim.correlation, claim.draws, claim.seed)
+    sides = {side.name: side for side in claim.side}
+    prices = {key: price(side, draws, claim.draws, claim.seed) for key, side in sides.items()}
+    result = [_price(claim, side, prices[key]) for key, side in sides.items()]
+    for comparison in claim.comparison:
+        left, right = sides[comparison.left], sides[comparison.right]
+        ratio = price_ratio(left, right, prices)
+        result += _compared(claim, comparison, left, right, ratio, draws[comparison.moved])
+    return result + [_delivered(claim, delivery, draws) for delivery in claim.delivery]
+
+
+def price(side: Side, draws: Mapping[str, Array], count: int, seed: int) -> Array:
+    """USD per GPU-hour, shape (count,). Raises ConfigError where the book has no such price."""
+    value = booked(side.booked, count, seed) if side.booked else np.ones(count)
+    for name in side.multiply:
+        value = value * draws[name]
+    for name in side.divide:
+        value = value / draws[name]
+    return value
+
+
+def booked(asked: Booked, count: int, seed: int) -> Array:
+    """Draws of a price of the book: the owner's annuity, or a triangle over the rows' ranges."""
+    provider = config.load(book.Provider, asked.provider)
+    machines = [machine for machine in provider.owned if machine.gpu == asked.gpu]
+    if asked.term == "owned" and machines:
+        return owned.draws(machines[0], count, seed)
+    rows = [row for row in provider.price if (row.gpu, row.term) == (asked.gpu, asked.term)]
+    if not rows:
+        wanted = f"{asked.gpu} at {asked.term}"
+        raise ConfigError(f"configs/providers/{asked.provider}.toml: price: expected {wanted}")
+    prices = sorted(row.usd_per_gpu_hour for row in rows)
+    low = min(row.low or row.usd_per_gpu_hour for row in rows)
+    high = max(row.high or row.usd_per_gpu_hour for row in rows)
+    middle = float(np.median(prices))
+    if low == high:
+        return np.full(count, middle)
+    z = normals(f"price: {asked.provider} {asked.gpu} {asked.term}", count, seed)
+    return triangular((low, middle, high), np.asarray(ndtr(z)))
+
+
+def price_ratio(left: Side, right: Side, prices: Mapping[str, Array]) -> Array:
+    """left / right, draw by draw. Raises LevelError where the two are of different levels."""
+    if left.level != right.level:
+        raise LevelError(
+            f"side: {left.name} is a {left.level} price and {right.name} a {right.level} price; "
+            "expected one level: retail, contract and owner cost are never held against each other"
+        )
+    return prices[left.name] / prices[right.name]
+
+
+def _cited(claim: Claim, names: Sequence[str]) -> Finding:
+    parameters = [claim.parameters[name] for name in names]
+    return {"basis": "evidence", "evidence": ids(*(prior.evidence for prior in parameters))}
+
+
+def _price(claim: Claim, side: Side, values: Array) -> Finding:
+    names = [*side.multiply, *side.divide]
+    sources = "; ".join(f"{name}: {claim.parameters[name].source}" for name in names)
+    if side.booked:
+        asked = side.booked
+        sources = f"price book: {asked.provider}, {asked.term}; {sources}"
+    proxy = "a proxy, no such price is public; " if side.proxy else ""
+    return finding(
+        claim,
+        "price",
+        **_cited(claim, names),
+        **quantiles(values),
+        definition=side.level,
+        subject=side.text,
+        unit="USD per GPU-hour",
+        note=f"{proxy}{sources}",
+    )
+
+
+def _compared(
+    claim: Claim, comparison: Comparison, left: Side, right: Side, ratio: Array, moved: Array
+) -> list[Finding]:
+    names = [*left.multiply, *left.divide, *right.multiply, *right.divide]
+    probability = float(np.mean(ratio < 1))
+    proxies = [side.text for side in (left, right) if side.proxy]
+    proxy = f"; proxy: {', '.join(proxies)}" if proxies else ""
+    where = {**_cited(claim, names), "definition": left.level, "note": f"{comparison.note}{proxy}"}
+    held = finding(
+        claim,
+        "verdict",
+        **where,
+        **quantiles(ratio),
+        subject=comparison.name,
+        unit=f"{left.name} / {right.name}",
+        threshold=1.0,
+        probability=probability,
+        verdict=verdict(probability, claim.decision),
+    )
+    saving = finding(
+        claim,
+        "price",
+        **where,
+        **quantiles(moved * (1 - ratio)),
+        subject=f"{comparison.name}: saving",
+        unit="part of the bill",
+        threshold=0.0,
+    )
+    return [held, saving]
+
+
+def _delivered(claim: Claim, item: Delivery, draws: Mapping[str, Array]) -> Finding:
+    arrives = draws[item.planned] * draws[item.delivered]
+    part = arrives / (arrives + draws[item.other])
+    needed = draws[item.share]
+    probability = float(np.mean(part >= needed))
+    return finding(
+        claim,
+        "verdict",
+        **_cited(claim, [item.planned, item.delivered, item.other, item.share]),
+        **quantiles(part),
+        definition="delivery",
+        subject=item.name,
+        year=item.year,
+        unit="part of capacity",
+        threshold=float(np.median(needed)),
+        probability=probability,
+        verdict=verdict(probability, claim.decision),
+        note=f"{item.text}: {item.note}",
+    )

@@ -1,0 +1,159 @@
+"""Priors: three stated numbers in, seeded draws out.
+
+Experts and sources state quantiles (p10, p50, p90), which two-parameter families cannot match. So a
+stated prior is a two-piece normal on a transformed scale, with both sides fitted exactly:
+
+    t(x) = t(p50) + z * (t(p50) - t(p10)) / 1.2816   for z < 0
+    t(x) = t(p50) + z * (t(p90) - t(p50)) / 1.2816   for z >= 0,   z standard normal,
+
+with t = log for `lognormal` (positive, growth rates), logit for `logitnormal` (shares; where a beta
+is usual: a beta cannot hit three quantiles) and the identity for `normal`. Ranges without quantiles
+are `triangular` or `uniform` through z -> Phi(z); `fixed` is one number.
+
+Correlations act on the z (a Gaussian copula). Every parameter has its own random stream, seeded by
+the claim's seed and the parameter's name, so one parameter's change never moves another's draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit, ndtr
+
+from bench.claim import evidence as evidence_table
+from bench.config import ConfigError, require
+
+Array = NDArray[np.float64]
+Z90 = 1.2815515655446004  # the 90th percentile of the standard normal
+BY_QUANTILE = ("lognormal", "logitnormal", "normal")
+STATED_BY = {"triangular": ("low", "mode", "high"), "uniform": ("low", "high"), "fixed": ("value",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """One uncertain input. `source`: where its numbers come from, or "judgement: ..." and why."""
+
+    distribution: str
+    p10: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    low: float | None = None
+    mode: float | None = None
+    high: float | None = None
+    value: float | None = None
+    clip: tuple[float, ...] = ()  # [least, most]: draws beyond are set to the end
+    unit: str
+    source: str
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        kinds = (*BY_QUANTILE, *STATED_BY)
+        require(self.distribution in kinds, "distribution", f"one of {', '.join(kinds)}")
+        fields = ("p10", "p50", "p90", "low", "mode", "high", "value")
+        given = [name for name in fields if getattr(self, name) is not None]
+        expected = f"{self.distribution} to state {', '.join(self.stated)}"
+        require(set(given) == set(self.stated), "distribution", f"{expected}, got {given}")
+        numbers = self.numbers
+        ordered = " <= ".join(self.stated)
+        require(list(numbers) == sorted(numbers), self.stated[0], f"{ordered}, got {numbers}")
+        if self.distribution == "lognormal":
+            require(numbers[0] > 0, "p10", f"a positive number, got {numbers[0]}")
+        if self.distribution == "logitnormal":
+            inside = numbers[0] > 0 and numbers[-1] < 1
+            require(inside, "p10", f"shares inside 0 and 1, got {numbers}")
+        if self.distribution in ("triangular", "uniform"):
+            require(numbers[0] < numbers[-1], "low", f"less than high, got {numbers}")
+        require(len(self.clip) in (0, 2), "clip", f"[least, most], got {list(self.clip)}")
+        require(bool(self.source.strip()), "source", "where the numbers come from")
+        evidence_table.require_known(self.evidence)
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The fields this distribution is stated by, smallest first."""
+        return STATED_BY.get(self.distribution, ("p10", "p50", "p90"))
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Their values."""
+        return tuple(float(getattr(self, name)) for name in self.stated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Two parameters that move together: the correlation of their underlying normals."""
+
+    a: str
+    b: str
+    value: float
+    source: str
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(-1 < self.value < 1, "value", f"inside -1 and 1, got {self.value}")
+        evidence_table.require_known(self.evidence)
+
+
+def quantile(prior: Prior, z: Array) -> Array:
+    """The prior's value at the standard-normal score z (z = 0: its median); shape of z."""
+    numbers = prior.numbers
+    if prior.distribution == "fixed":
+        x = np.full_like(z, numbers[0])
+    elif prior.distribution == "uniform":
+        x = numbers[0] + (numbers[1] - numbers[0]) * ndtr(z)
+    elif prior.distribution == "triangular":
+        x = triangular(numbers, np.asarray(ndtr(z)))
+    else:
+        x = _two_piece(prior.distribution, numbers, z)
+    return np.clip(x, prior.clip[0], prior.clip[1]) if prior.clip else x
+
+
+def _two_piece(distribution: str, numbers: tuple[float, ...], z: Array) -> Array:
+    there, back = {
+        "lognormal": (np.log, np.exp),
+        "logitnormal": (logit, expit),
+        "normal": (np.asarray, np.asarray),
+    }[distribution]
+    low, mid, high = (float(there(number)) for number in numbers)
+    return np.asarray(back(mid + z * np.where(z < 0, mid - low, high - mid) / Z90), dtype=float)
+
+
+def triangular(numbers: Sequence[float], u: Array) -> Array:
+    """The triangular distribution (low, mode, high) at the cumulative probability u."""
+    low, mode, high = numbers
+    span = high - low
+    rising = low + np.sqrt(u * span * (mode - low))
+    falling = high - np.sqrt((1 - u) * span * (high - mode))
+    return np.where(u < (mode - low) / span, rising, falling)
+
+
+def normals(name: str, draws: int, seed: int) -> Array:
+    """`draws` standard normals of the stream called `name`; the same for the same seed and name."""
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint32)
+    generator = np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))
+    return generator.standard_normal(draws)
+
+
+def draw(
+    parameters: Mapping[str, Prior], correlations: Sequence[Correlation], draws: int, seed: int
+) -> dict[str, Array]:
+    """Draws of every parameter, by name, each of shape (draws,).
+
+    Raises ConfigError where the correlations contradict each other (no such joint distribution).
+    """
+    scores = {name: normals(name, draws, seed) for name in parameters}
+    names = list(dict.fromkeys(name for pair in correlations for name in (pair.a, pair.b)))
+    if names:
+        matrix = np.eye(len(names))
+        for pair in correlations:
+            i, j = names.index(pair.a), names.index(pair.b)
+            matrix[i, j] = matrix[j, i] = pair.value
+        try:
+            mixed = np.linalg.cholesky(matrix) @ np.stack([scores[name] for name in names])
+        except np.linalg.LinAlgError:
+            raise ConfigError(f"correlation: {', '.join(names)} cannot all hold at once") from None
+        scores.update(zip(names, mixed, strict=True))
+    return {name: quantile(prior, scores[name]) for name, prior in parameters.items()}

@@ -1,0 +1,90 @@
+"""What the throughput rows say by themselves: r of every pair, and the break-even it implies.
+
+Serving has paid as much as X once the tokens computed in serving, per token trained, reach
+
+    D_inf / D_tr = 3 x multiple / r_as_paid        (3: the FLOP identity 6 N D_tr = 2 N D_inf),
+
+with multiple = 1 against the final run and rho against all R&D, and r_as_paid = r x availability /
+load, because a GPU-hour is paid whether it works or waits. Rows of pairs show which model, GPU,
+precision and traffic would tip first; the headline row is the mixture the verdicts are drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bench.claim.definitions import Definition
+from bench.claim.priors import Array
+from bench.claim.ratio import Pair
+from bench.claim.verdict import Finding, finding, ids, quantiles
+from bench.claim.world import CANCELS, World, grounds
+from bench.results import BASES
+
+FLOP_IDENTITY = 3.0  # served tokens per trained token at which 2 N D_inf = 6 N D_tr
+TOKENS = "computed served tokens per trained token"
+
+
+def rates(drawn: World) -> list[Finding]:
+    """What was left out, r of the headline and of every pair, break-even by definition and pair."""
+    if not any(definition.needs_rates for definition in drawn.claim.definitions.values()):
+        return []
+    result = [_left_out(drawn)]
+    if not drawn.chosen:
+        missing = "no trained and served rate of one model on one GPU: what needs r is unanswered"
+        return [*result, finding(drawn.claim, "finding", subject="r", note=missing)]
+    rule = f"headline: {len(drawn.chosen)} pairs, equal weight for every (gpu, model)"
+    result.append(_rate(drawn, "r", drawn.chosen, drawn.draws["r"], f"{rule}; {CANCELS}"))
+    result += _break_evens(drawn, "headline r", drawn.chosen, drawn.draws)
+    for basis in BASES:
+        same = [pair for pair in drawn.pairs if pair.basis == basis]
+        if same:
+            note = "every pair of this basis, whether or not the headline rests on it"
+            result.append(_rate(drawn, f"r of {basis} rows", same, drawn.of(same)["r"], note))
+    for pair in drawn.pairs:
+        draws = drawn.of([pair])
+        result.append(_rate(drawn, f"r: {pair.name}", [pair], draws["r"], "both sides fully loaded"))
+        result += _break_evens(drawn, pair.name, [pair], draws)
+    return result
+
+
+def _rate(drawn: World, subject: str, pairs: Sequence[Pair], r: Array, note: str) -> Finding:
+    columns = {**_on(pairs), **quantiles(r), "unit": "ratio", "note": note}
+    return finding(drawn.claim, "finding", subject=subject, **columns)
+
+
+def _on(pairs: Sequence[Pair]) -> Finding:
+    return {"basis": pairs[0].basis, "rests_on": ids(*(pair.rows for pair in pairs))}
+
+
+def _left_out(drawn: World) -> Finding:
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(drawn.refused.items()))
+    note = f"rows that never enter a claim about GPUs: {counts or 'none'}"
+    return finding(drawn.claim, "finding", subject="throughput rows left out", note=note)
+
+
+def _break_evens(drawn: World, name: str, pairs: Sequence[Pair], draws: Mapping[str, Array]) -> list[Finding]:
+    """One row for every definition that reads r."""
+    return [
+        finding(
+            drawn.claim,
+            "break_even",
+            **{**grounds(drawn, key), **_on(pairs)},
+            **quantiles(break_even(definition, draws)),
+            definition=key,
+            subject=name,
+            unit=TOKENS,
+            threshold=FLOP_IDENTITY,
+        )
+        for key, definition in drawn.claim.definitions.items()
+        if definition.needs_rates
+    ]
+
+
+def break_even(definition: Definition, draws: Mapping[str, Array]) -> Array:
+    """Computed served tokens per trained token at which serving = X; shape (draws,)."""
+    use = {role: draws[name] for role, name in definition.use.items()}
+    idle = draws["r_training_busy"] * np.log(use["availability"])
+    idle = idle - draws["r_serving_busy"] * np.log(use["load"])
+    return np.asarray(3 * use.get("multiple", 1.0) / (draws["r"] * np.exp(idle)))

@@ -1,0 +1,180 @@
+"""The sections of a claim file: what may stand in configs/claims/<key>.toml, and what it must obey.
+
+Statements and definitions say what is true or false; a decision says from which probability on. The
+rest belongs to one kind of claim: printed rows to `table`, sides, comparisons and deliveries to
+`price`, checks and workload classes to `share`. Each section checks itself; spec.py checks that the
+sections fit each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.claim import evidence as evidence_table
+from bench.claim.definitions import require_name
+from bench.config import require
+from bench.price.book import LEVELS as TERM_LEVELS
+
+TESTS = ("above", "at_least", "below", "rises")  # how a share is held against its threshold
+LEVELS = tuple(dict.fromkeys(TERM_LEVELS.values()))  # retail, contract, owner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How a probability becomes a verdict, and which other limits the sensitivity rows show."""
+
+    holds_at: float
+    fails_at: float
+    thresholds: dict[str, float] = field(default_factory=dict)
+    also_holds_at: tuple[float, ...] = ()  # fails at one minus it
+    also_thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = 0 <= self.fails_at < self.holds_at <= 1
+        require(ordered, "holds_at", f"0 <= fails_at < holds_at <= 1, got {self.holds_at}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """The share of `year` is above, at_least or below a threshold, or above the year before."""
+
+    name: str
+    text: str
+    year: int
+    test: str = "above"
+    threshold: str = ""  # a name in decision.thresholds; none for "rises"
+    definitions: tuple[str, ...] = ()  # none: all of the claim
+    source: str
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_name(self.test, TESTS, "test", "test")
+        evidence_table.require_known(self.evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A share computed from evidence alone, which the draws of that year should explain."""
+
+    name: str
+    definition: str
+    year: int
+    serving: tuple[tuple[str, ...], ...]  # sum of products of evidence ids
+    other: tuple[tuple[str, ...], ...]
+    text: str
+
+    def __post_init__(self) -> None:
+        ids = [key for product in (*self.serving, *self.other) for key in product]
+        evidence_table.require_known(ids, "serving")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadClass:
+    """A traffic mix for prefill and decode rows, which have no mix of their own: two parameters."""
+
+    name: str
+    input_output_ratio: str
+    cache_hit_share: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """A throughput row that counts tokens read from a cache: `computed` is the other part."""
+
+    row: str
+    computed: float
+    source: str
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(0 < self.computed <= 1, "computed", f"a fraction, got {self.computed}")
+        evidence_table.require_known(self.evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The statement and definition the one-sentence verdict leads with; lowest order leads all."""
+
+    statement: str
+    definition: str
+    order: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """One row somebody printed: dollars said to be compute cost, words about the split, or both."""
+
+    year: int
+    usd: float | None = None
+    compute_usd: str | None = None  # parameter: what compute cost that year, by the evidence
+    words: str = ""
+    test: str = ""
+    threshold: str = ""
+    source: str
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        paired = (self.usd is None) == (self.compute_usd is None)
+        require(paired, "compute_usd", "a parameter wherever usd is given, and only there")
+        require(bool(self.words) == bool(self.test), "test", "a test wherever words are, only there")
+        if self.words:
+            require_name(self.test, TESTS, "test", "test")
+        evidence_table.require_known(self.evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Booked:
+    """A price of the price book: provider, GPU and term, all keys of configs."""
+
+    provider: str
+    gpu: str
+    term: str
+
+    def __post_init__(self) -> None:
+        require_name(self.term, TERM_LEVELS, "term", "term")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One price at one level, USD per GPU-hour: booked x `multiply` / `divide` (parameters)."""
+
+    name: str
+    text: str
+    level: str
+    booked: Booked | None = None
+    multiply: tuple[str, ...] = ()
+    divide: tuple[str, ...] = ()
+    proxy: bool = False  # stands in for a price nobody published
+
+    def __post_init__(self) -> None:
+        require_name(self.level, LEVELS, "level", "level")
+        require(bool(self.booked or self.multiply), "multiply", "a booked price or parameters")
+        if self.booked:
+            level = TERM_LEVELS[self.booked.term]
+            require(self.level == level, "level", f"{level}, the level of {self.booked.term} prices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """`left` is cheaper than `right`; `moved`: parameter, the part of the bill that moves."""
+
+    name: str
+    text: str
+    left: str
+    right: str
+    moved: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """planned x delivered / (planned x delivered + other) reaches `share` by `year`: parameters."""
+
+    name: str
+    text: str
+    year: int
+    planned: str
+    delivered: str
+    other: str
+    share: str
+    note: str

@@ -1,0 +1,122 @@
+"""claims.csv: every claim file answered, one finding a row, and the verdict in one sentence.
+
+The folder configs/claims is the list of claims. Worlds are drawn once and shared, so the table kind
+reads the very draws the share kind answered from. Same rows, same configs: same bytes.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench import config
+from bench.claim import engine, prices, printed
+from bench.claim.ratio import Row
+from bench.claim.spec import Claim
+from bench.claim.verdict import Finding, finding
+from bench.claim.world import World, world
+
+ORDER = ("verdict", "share", "break_even", "printed", "price", "finding", "flip", "sensitivity")
+
+
+def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
+    """Every finding of every claim file, in results.CLAIMS columns, sorted.
+
+    `rows` are throughput rows (measured and imported). Raises config.ConfigError.
+    """
+    files = config.load_all(Claim)
+    worlds: dict[str, World] = {}
+    for key, claim in files.items():
+        named = claim.share_claim if claim.kind == "table" else key
+        if claim.kind != "price" and named not in worlds:
+            worlds[str(named)] = world(_share_claim(files, claim), rows)
+    result = []
+    for key, claim in files.items():
+        if claim.kind == "share":
+            result += engine.answer(worlds[key])
+        elif claim.kind == "table":
+            result += printed.answer(claim, worlds[str(claim.share_claim)])
+        else:
+            result += prices.answer(claim)
+        result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))
+    return sorted(result, key=_place)
+
+
+def _share_claim(files: Mapping[str, Claim], claim: Claim) -> Claim:
+    if claim.kind == "share":
+        return claim
+    named = files.get(str(claim.share_claim))
+    if named is None or named.kind != "share":
+        expected = f"the key of a share claim, got {claim.share_claim!r}"
+        raise config.ConfigError(f"configs/claims/{claim.key}.toml: share_claim: expected {expected}")
+    return named
+
+
+def _question(claim: Claim, as_of: datetime.date) -> str:
+    return f"{claim.question} Answered as of {as_of.isoformat()}, seed {claim.seed}."
+
+
+def _place(row: Finding) -> tuple[Any, ...]:
+    key = (row["claim"], ORDER.index(row["kind"]), row["definition"] or "", row["subject"] or "")
+    return (*key, row["year"] or 0)
+
+
+def verdict_line(found: Sequence[Finding]) -> str:
+    """The leading verdict in one sentence: interval, other definitions, grounds, what flips it."""
+    claim = _leading()
+    if claim is None or claim.headline is None:
+        return "No claim with a headline is configured."
+    rows = [row for row in found if row["claim"] == claim.key]
+    statement, definition = claim.headline.statement, claim.headline.definition
+    text = next(item.text for item in claim.statement if item.name == statement)
+    verdicts = [r for r in rows if r["kind"] == "verdict" and r["subject"] == statement]
+    first = next((row for row in verdicts if row["definition"] == definition), None)
+    if first is None:
+        return f"{text[0].upper()}{text[1:]}: no verdict, nothing to rest on was found."
+    leading = (
+        f"{text[0].upper()}{text[1:]}: {first['verdict']} by {definition} "
+        f"(P {first['probability']:.2f}; share {first['p50']:.2f}, "
+        f"80% interval {first['p10']:.2f} to {first['p90']:.2f})"
+    )
+    others = _others([row for row in verdicts if row is not first])
+    parts = [leading, *others, _rests(rows), _flips(rows, definition, statement)]
+    return "; ".join(parts) + "."
+
+
+def _leading() -> Claim | None:
+    """The share claim whose headline has the lowest order."""
+    places = {c.key: (c.headline.order, c.key) for c in config.load_all(Claim).values() if c.headline}
+    return config.load(Claim, min(places, key=lambda key: places[key])) if places else None
+
+
+def _others(verdicts: Sequence[Finding]) -> list[str]:
+    """ "holds by D1 and D4", a part for each verdict there is."""
+    return [
+        f"{word} by {', '.join(names)}"
+        for word in ("holds", "undecided", "fails")
+        if (names := [row["definition"] for row in verdicts if row["verdict"] == word])
+    ]
+
+
+def _rests(rows: Sequence[Finding]) -> str:
+    """What r rests on, where throughput enters; public evidence elsewhere."""
+    named = (row for row in rows if row["kind"] == "finding" and row["subject"] == "r")
+    r = next(named, None)
+    if r is None or r["p50"] is None:
+        return "rests on public evidence alone: no trained and served rate of one model on one GPU"
+    names = sorted({row["definition"] for row in rows if row["kind"] == "break_even"})
+    return (
+        f"rests on {r['basis']} rows where throughput enters ({', '.join(names)}: "
+        f"{len(r['rests_on'].split(';'))} rows, r {r['p50']:.2f}, 80% interval {r['p10']:.2f} to "
+        f"{r['p90']:.2f}), on public evidence elsewhere"
+    )
+
+
+def _flips(rows: Sequence[Finding], definition: str, statement: str) -> str:
+    """What would change the leading verdict."""
+    for row in rows:
+        of = (row["kind"], row["definition"], str(row["subject"]).split(":")[0])
+        if of == ("flip", definition, statement):
+            return f"it would flip: {row['note']}" if row["verdict"] else str(row["note"])
+    return "nothing tried would flip it"

@@ -1,0 +1,78 @@
+"""From draws to a verdict, and the one shape every finding has.
+
+A probability is a share of draws; a verdict is a probability held against two limits the claim file
+states: holds at or above `holds_at`, fails at or below `fails_at`, undecided between them. A
+finding is a row of results.CLAIMS, whatever its kind, so that every reader needs to know one table
+only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.claim.priors import Array
+from bench.claim.sections import Decision, Printed, Statement
+from bench.claim.spec import Claim
+from bench.results import CLAIMS
+
+Finding = dict[str, Any]
+
+
+def verdict(probability: float, decision: Decision) -> str:
+    """holds, fails or undecided; both limits count as reached."""
+    return judged(probability, decision.holds_at, decision.fails_at)
+
+
+def judged(probability: float, holds_at: float, fails_at: float) -> str:
+    """The same for limits stated outright."""
+    if probability >= holds_at:
+        return "holds"
+    return "fails" if probability <= fails_at else "undecided"
+
+
+def limit(item: Statement | Printed, decision: Decision) -> float | None:
+    """The threshold a statement names; None where it compares with the year before."""
+    return None if item.test == "rises" else decision.thresholds[item.threshold]
+
+
+def true_in(
+    item: Statement | Printed, share: Array, years: Sequence[int], threshold: float | None
+) -> NDArray[np.bool_] | None:
+    """Draw by draw, whether the statement is true; None where a year it needs has no figure.
+
+    `share` has shape (years, draws).
+    """
+    needed = {item.year - 1, item.year} if threshold is None else {item.year}
+    if not needed <= set(years):
+        return None
+    row = list(years).index(item.year)
+    if np.isnan(share[row]).any():
+        return None
+    if threshold is None:
+        before = share[list(years).index(item.year - 1)]
+        return None if np.isnan(before).any() else share[row] > before
+    tests = {"above": np.greater, "at_least": np.greater_equal, "below": np.less}
+    return np.asarray(tests[item.test](share[row], threshold))
+
+
+def quantiles(values: Array) -> Finding:
+    """p10, p50 and p90 of draws."""
+    return dict(zip(("p10", "p50", "p90"), np.quantile(values, [0.1, 0.5, 0.9]).tolist(), strict=True))
+
+
+def ids(*groups: Iterable[str]) -> str:
+    """Ids joined by ; in order, each once."""
+    return ";".join(sorted({name for group in groups for name in group}))
+
+
+def finding(claim: Claim, kind: str, **fields: Any) -> Finding:
+    """A row of results.CLAIMS, blank where nothing is said. Raises KeyError."""
+    row = {**dict.fromkeys(CLAIMS), "claim": claim.key, "kind": kind, **fields}
+    unknown = set(row) - set(CLAIMS)
+    if unknown:
+        raise KeyError(f"not a column of claims.csv: {', '.join(sorted(unknown))}")
+    return row
