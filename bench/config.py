@@ -77,7 +77,8 @@ def build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_dataclass(kind: Any, table: dict[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and f.name != "key"}
+    keyed = hasattr(kind, "FOLDER")  # a whole file: its key is its stem, never a line in it
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not (keyed and f.name == "key")}
     dot = f"{where}." if ": " in where else f"{where}: "
     for key in table:
         if key not in fields:
@@ -89,7 +90,7 @@ def _build_dataclass(kind: Any, table: dict[str, Any], where: str) -> Any:
         if required and name not in table:
             raise ConfigError(f"{dot}{name}: missing; expected {_name(hints[name])}")
     values = {key: build(hints[key], value, dot + key) for key, value in table.items()}
-    if "key" in hints:
+    if keyed:
         values["key"] = Path(where.split(": ")[0]).stem
     try:
         return kind(**values)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,10 +79,20 @@ def why_not(backend: str) -> str | None:
     """Why `backend` cannot run on this machine, or None where it can. The interpreter counts as running."""
     if backend not in BACKENDS:
         return f"unknown backend {backend!r}; expected one of {', '.join(BACKENDS)}"
-    if backend == "triton" and not torch.cuda.is_available() and not interpreting():
-        return "triton needs a CUDA device (none found); on a CPU it runs only in Triton's interpreter, in tests"
-    if backend == "triton" and importlib.util.find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if backend == "reference" or (backend == "triton" and interpreting()):
+        return None
+    cuda = torch.cuda.is_available()
+    if backend == "triton" and not cuda:
+        return "triton needs a CUDA device (none found); on a CPU it runs only in Triton's interpreter, in tests"
+    # torch.compile builds C++ on a CPU; on CUDA both it and Triton build a small launcher in C
+    compilers = ("cc", "gcc", "clang") if cuda else ("g++", "c++", "clang++")
+    chosen = os.environ.get("CC" if cuda else "CXX")
+    if not any(shutil.which(name) for name in ([chosen] if chosen else compilers)):
+        return f"{backend} needs a {'C' if cuda else 'C++'} compiler: none of {', '.join(compilers)} found"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return f"{backend} needs the Python headers (Debian, Ubuntu: apt install python3-dev)"
     return None
 
 
@@ -99,8 +111,11 @@ def load(backend: str) -> SimpleNamespace:
 
 
 def compiled(backend: str, step: Callable[..., Any]) -> Callable[..., Any]:
-    """`step` through `torch.compile` where the backend is `compile`, else as it is."""
-    return torch.compile(step, dynamic=False) if backend == "compile" else step
+    """`step` through `torch.compile` where the backend is `compile`, else as it is.
+
+    One full graph: what would break it, or pass the limit of recompilations, is an error and not eager code.
+    """
+    return torch.compile(step, dynamic=False, fullgraph=True) if backend == "compile" else step
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:

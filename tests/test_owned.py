@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +96,14 @@ def test_stargate_owner_cost_is_a_range_without_utilisation():
     low, high = owned.draws(own).min(), owned.draws(own).max()
     assert 1.9 < low < made.low
     assert made.high < high < 8
+
+
+def test_owners_who_face_the_same_range_get_the_same_draws_and_differ_only_where_they_differ():
+    """One market for machines and power: two owners' costs move together, apart from what only one of them pays."""
+    own = providers()["stargate"].owned[0]
+    twin = dataclasses.replace(own, sku="the same inputs")
+    assert (owned.draws(own) == owned.draws(twin)).all()
+    cheaper = dataclasses.replace(own.cost_of_capital, low=0.02, value=0.03, high=0.04)
+    other = owned.draws(dataclasses.replace(own, cost_of_capital=cheaper))
+    assert (other < owned.draws(own)).all()
+    assert 0.5 < np.corrcoef(other, owned.draws(own))[0, 1] < 0.999

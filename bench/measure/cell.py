@@ -69,6 +69,9 @@ def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> d
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         return {"status": "unavailable", "reason": "TRITON_INTERPRET is set: interpreted kernels are never timed"}
     try:
+        import torch
+
+        torch.compiler.reset()  # a worker outlives its cells, and torch.compile keeps only so many variants
         machine.reset_peak_memory(device)
         return _measure(resolve(build)(device=device, **arguments), device, seconds)
     except Exception as error:  # reported as a row, and the worker is replaced

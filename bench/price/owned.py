@@ -16,6 +16,7 @@ Nobody publishes these inputs, so each is a range. Independent triangular draws 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,18 +51,22 @@ def usd_per_gw_year(
     return capex * (it_share * it + (1 - it_share) * facility) + operations
 
 
-def draw(span: Range, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """`count` triangular draws between a range's ends with its value as the peak."""
+def draw(name: str, span: Range, count: int, seed: int) -> NDArray[np.float64]:
+    """`count` triangular draws between a range's ends with its value as the peak.
+
+    The stream belongs to the input's name and range: two owners who face the same range (one market for
+    machines and power) get the same draws, and an input in which they differ is drawn independently.
+    """
     if span.low == span.high:
         return np.full(count, span.value)
-    return rng.triangular(span.low, span.value, span.high, count)
+    key = zlib.crc32(repr((name, span.low, span.value, span.high)).encode())
+    return np.random.default_rng([seed, key]).triangular(span.low, span.value, span.high, count)
 
 
 def draws(owned: Owned, count: int = DRAWS, seed: int = SEED) -> NDArray[np.float64]:
     """`count` draws of the owner's USD per provisioned GPU hour; the same seed gives the same draws."""
-    rng = np.random.default_rng(seed)
     names = [f.name for f in dataclasses.fields(Owned) if isinstance(getattr(owned, f.name), Range)]
-    x = {name: draw(getattr(owned, name), rng, count) for name in names}
+    x = {name: draw(name, getattr(owned, name), count, seed) for name in names}
     year = usd_per_gw_year(
         x["capex_usd_per_gw"],
         x["it_share"],

@@ -43,6 +43,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "device": ("s", "cpu or cuda"),
     "gpu": ("s", "GPU key; cpu on a CPU; blank for a GPU no config names: never priced"),
     "n_gpus": ("i", "GPUs of the deployment"),
+    "device_uuid": ("s", "device of a measured row: spread between devices needs at least two"),
     "vcpus": ("i", "vCPUs of the host; CPU rows only"),
     "token_kind": ("s", "which tokens the rate counts"),
     "system_tokens_per_s": ("f", "sustained rate of the whole deployment"),
@@ -98,7 +99,7 @@ def _imported(row: Mapping[str, Any]) -> Row:
 
 def _measured(run: Path, notes: list[str]) -> list[Row]:
     """The rows of one run folder; slices of one cell become one fitted row or a note."""
-    vcpus = _vcpus(run)
+    machine = _machine(run)
     cells = results.read_rows(run / "cells.csv", results.CELLS)
     cells = [c for c in cells if c["status"] == "ok" and c["phase"] in PHASES]
     slices: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -107,24 +108,26 @@ def _measured(run: Path, notes: list[str]) -> list[Row]:
         if _is_slice(cell):
             slices[tuple(cell[name] for name in _SAME)].append(cell)
         elif cell["system_tokens_per_s"]:
-            rows.append(_whole(run, cell, vcpus))
+            rows.append(_whole(run, cell, machine))
     whole = {tuple(c[name] for name in _SAME) for c in cells if not _is_slice(c)}
     for same, group in slices.items():
         if same not in whole:  # the whole model was measured too: no fit needed
-            fitted = _fitted(run, group, vcpus, notes)
+            fitted = _fitted(run, group, machine, notes)
             rows += [fitted] if fitted else []
     return rows
 
 
-def _vcpus(run: Path) -> int | None:
+def _machine(run: Path) -> Row:
+    """Which device the run was on, and the host's vCPUs: columns of environment.json that prices and noise need."""
     path = run / "environment.json"
     if not path.is_file():
-        return None
+        return {"vcpus": None, "device_uuid": None}
     try:
-        count = json.loads(path.read_text(encoding="utf-8")).get("cpu_count")
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise results.ResultsError(f"{path}: cannot be read as JSON: {error}") from None
-    return count if isinstance(count, int) else None
+    count = facts.get("cpu_count")
+    return {"vcpus": count if isinstance(count, int) else None, "device_uuid": facts.get("device_uuid")}
 
 
 def _is_slice(cell: Mapping[str, Any]) -> bool:
@@ -132,7 +135,7 @@ def _is_slice(cell: Mapping[str, Any]) -> bool:
     return bool(measured and layers and measured < layers)
 
 
-def _whole(run: Path, cell: Mapping[str, Any], vcpus: int | None) -> Row:
+def _whole(run: Path, cell: Mapping[str, Any], machine: Row) -> Row:
     same = {name: cell[name] for name in COLUMNS if name in results.CELLS}
     return (
         dict.fromkeys(COLUMNS)
@@ -140,7 +143,8 @@ def _whole(run: Path, cell: Mapping[str, Any], vcpus: int | None) -> Row:
         | {
             "row": f"{run.name}/{cell['cell']}",
             "basis": "measured",
-            "vcpus": vcpus if cell["device"] == "cpu" else None,
+            "vcpus": machine["vcpus"] if cell["device"] == "cpu" else None,
+            "device_uuid": machine["device_uuid"],
             "low": cell["system_tokens_per_s_low"],
             "high": cell["system_tokens_per_s_high"],
             "layers_measured": None,  # the whole model
@@ -148,7 +152,7 @@ def _whole(run: Path, cell: Mapping[str, Any], vcpus: int | None) -> Row:
     )
 
 
-def _fitted(run: Path, cells: list[Row], vcpus: int | None, notes: list[str]) -> Row | None:
+def _fitted(run: Path, cells: list[Row], machine: Row, notes: list[str]) -> Row | None:
     """One row from the slices of one cell, or None with a note where they do not make a line."""
     first = cells[0]
     name = f"{run.name}/{first['model']}/{first['workload']}/{first['backend']}"
@@ -164,7 +168,7 @@ def _fitted(run: Path, cells: list[Row], vcpus: int | None, notes: list[str]) ->
         notes.append(f"{name}: left out: {shown} layers do not give a positive step time")
         return None
     flags = {flag for c in cells for flag in (c["flags"] or "").split("+") if flag}
-    return _whole(run, first, vcpus) | {
+    return _whole(run, first, machine) | {
         "row": f"{name}/{'+'.join(map(str, depths))}",
         "system_tokens_per_s": tokens / step_s,
         "low": tokens / high,

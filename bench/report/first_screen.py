@@ -1,0 +1,223 @@
+"""The first screen: the verdict in one sentence, what it rests on, what would flip it, and a table of all verdicts.
+
+Every number here is a link to the finding it is from. Where no GPU was measured it says so before anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bench.report.material import Material, Rows, claim_id
+from bench.report.numbers import BLANK, bare, chance, interval
+from bench.report.page import Inline, Link, Row, Section, Table, Text, listed, text
+from bench.report.sources import names
+from bench.report.words import Files, definition, definition_text, parts, phrase, prose, statement
+
+# A number with what belongs to it; a plain year is a name, not a number somebody computed.
+NUMBER = re.compile(r"(?<![\w.–])(?!20\d\d(?![\d.,]\d))[<>]?\$?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?:%|x|bn|tn|m)?(?!\w)")
+
+
+def linked(words: str, rows: Rows) -> Text:
+    """`words` with every number a link to the first of `rows` that prints it, else to the first row."""
+    run: list[Inline] = []
+    at = 0
+    for found in NUMBER.finditer(words):
+        run += [words[at : found.start()], Link(found[0], f"#{claim_id(source_of(found[0], rows))}")]
+        at = found.end()
+    return tuple(part for part in (*run, words[at:]) if part)
+
+
+def source_of(shown: str, rows: Rows) -> dict[str, Any]:
+    """The row a printed number is from."""
+    plain = shown.strip("%")
+    return next((row for row in rows if plain in printed(row)), rows[0])
+
+
+def printed(row: Mapping[str, Any]) -> set[str]:
+    """Every way a row's numbers are printed, without their percent signs."""
+    shown = [bare(row[name], row["unit"]) for name in ("p10", "p50", "p90", "threshold")]
+    return {one.strip("%") for one in (*shown, chance(row["probability"]), f"{row['year']}")}
+
+
+def verdicts(claims: Rows, files: Files) -> Rows:
+    """Verdicts of statements by purpose, the claims' headlines first."""
+    rows = [r for r in claims if r["kind"] == "verdict" and parts(r["subject"])[1] != "by kernel type"]
+
+    def rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        first = files[row["claim"]].headline if row["claim"] in files else None
+        if first is None:
+            return (1000, False, False)
+        return (first.order, row["subject"] != first.statement, row["definition"] != first.definition)
+
+    return sorted(rows, key=rank)  # stable: the rest stays in the order of claims.csv
+
+
+def sentence(material: Material) -> Text:
+    """The verdict in one sentence, its numbers linked."""
+    rows = verdicts(material.claims, material.files)
+    if not rows:
+        return ("No claim was tested.",)
+    lead = rows[0]
+    words = sentence_case(statement(lead, material.files))
+    return text(
+        f"{words}: {lead['verdict']}, P ",
+        Link(chance(lead["probability"]), f"#{claim_id(lead)}"),
+        ", serving's share ",
+        Link(bare(lead["p50"], lead["unit"]), f"#{claim_id(lead)}"),
+        " (80% interval ",
+        Link(interval_in(lead), f"#{claim_id(lead)}"),
+        ").",
+    )
+
+
+def sentence_case(words: str) -> str:
+    """Words with a capital first letter."""
+    return words[:1].upper() + words[1:]
+
+
+def interval_in(row: Mapping[str, Any]) -> str:
+    """p10 to p90 as the row's unit wants them."""
+    unit = row["unit"]
+    return interval(row["p10"], row["p90"], lambda value: bare(value, unit))
+
+
+def reading(material: Material) -> tuple[Text, ...]:
+    """By which definition the sentence is true, and what the others say."""
+    rows = verdicts(material.claims, material.files)
+    if not rows:
+        return ()
+    lead = rows[0]
+    by: dict[str, list[Inline]] = {}
+    for row in rows:
+        if row is not lead and (row["claim"], row["subject"]) == (lead["claim"], lead["subject"]):
+            by.setdefault(row["verdict"], []).append(Link(definition(row["definition"]), f"#{claim_id(row)}"))
+    said: list[Inline] = []
+    for word, found in by.items():
+        said += ["; " if said else "", f"{word} by ", *listed(found)]
+    means = definition_text(lead, material.files) or definition(lead["definition"])
+    first = text("Here training means ", Link(definition(lead["definition"]), f"#{claim_id(lead)}"), f": {means}. ")
+    return (text(*first, "Other definitions of training: ", *said, ".") if said else first,)
+
+
+def standing(material: Material) -> Text:
+    """What the verdict rests on: rows by basis; and that no GPU was measured, where none was."""
+    cited = sorted({name for row in material.claims for name in names(row["rests_on"])})
+    bases = {row["x_row"]: row["x_basis"] for row in material.costs}
+    bases |= {row["row"]: row["basis"] for row in material.throughput}
+    count = {basis: sum(bases.get(name) == basis for name in cited) for basis in ("measured", "imported", "modelled")}
+    figures = len({name for row in material.claims for name in names(row["evidence"])})
+    said = text(
+        "The verdicts rest on ",
+        Link(f"{count['measured']} measured", "#measured"),
+        ", ",
+        Link(f"{count['imported']} imported", "#imported"),
+        " and ",
+        Link(f"{count['modelled']} modelled", "#findings"),
+        " throughput rows and on ",
+        Link(f"{figures} public figures", "#evidence"),
+        ".",
+    )
+    if any(cell["device"] == "cuda" and cell["status"] == "ok" for cell in material.cells):
+        return said
+    here = "only a CPU was measured here" if material.cells else "nothing was measured here"
+    return text(f"No GPU was measured: every GPU row is imported, and {here}. ", said)
+
+
+def flips(material: Material) -> tuple[Text, ...]:
+    """What would flip the headline verdict, one line each."""
+    rows = verdicts(material.claims, material.files)
+    if not rows:
+        return ()
+    lead = rows[0]
+    found = [
+        row
+        for row in material.of_kind("flip")
+        if row["claim"] == lead["claim"]
+        and row["definition"] == lead["definition"]
+        and parts(row["subject"])[0] in (lead["subject"], row["subject"])
+    ]
+    return tuple(text("What would flip it: ", *linked(prose(row["note"]), [row]), ".") for row in found)
+
+
+def verdict_cells(row: dict[str, Any], files: Files) -> tuple[Any, ...]:
+    """A verdict under one definition: what training means, verdict, P, the value's quantiles, basis."""
+    to = f"#{claim_id(row)}"
+
+    def number(shown: str) -> Inline:
+        return Link(shown, to) if shown != BLANK else BLANK
+
+    means = definition_text(row, files)
+    ends = tuple(number(bare(row[name], row["unit"])) for name in ("p10", "p50", "p90"))
+    return (
+        f"{definition(row['definition'])}: {means}" if means else definition(row["definition"]),
+        row["verdict"] or BLANK,
+        number(chance(row["probability"])),
+        *ends,
+        row["basis"] or BLANK,
+    )
+
+
+def tables(material: Material) -> tuple[Table, ...]:
+    """One table a statement of the leading claim, a row a definition."""
+    rows = verdicts(material.claims, material.files)
+    groups: dict[str, Rows] = {}
+    for row in rows:
+        if row["claim"] == rows[0]["claim"]:
+            groups.setdefault(row["subject"], []).append(row)
+    columns = ("training means", "verdict", ">P(claim)", ">share p10", ">median", ">p90", "basis")
+    return tuple(
+        Table(
+            sentence_case(statement(group[0], material.files)),
+            columns,
+            tuple(Row(verdict_cells(row, material.files), tone=row["verdict"] or "") for row in group),
+        )
+        for group in groups.values()
+    ) or (Table("Verdicts", columns, (), empty="No claim was tested."),)
+
+
+def others(material: Material) -> tuple[Text, ...]:
+    """The claims beside the leading one, a line each."""
+    rows = verdicts(material.claims, material.files)
+    lead = rows[0]["claim"] if rows else None
+    keys = dict.fromkeys(row["claim"] for row in material.claims if row["claim"] != lead)
+    return tuple(line for key in keys if (line := one_line(key, material)))
+
+
+def one_line(key: str, material: Material) -> Text:
+    """A claim's verdicts in one line: what was printed, or which price is lower."""
+    rows = [r for r in material.claims if r["claim"] == key and r["kind"] in ("printed", "verdict")]
+    dollars = [r for r in rows if r["kind"] == "printed" and (r["unit"] or "").startswith("USD")]
+    shown = dollars or rows
+    said: list[Inline] = []
+    for row in shown:
+        to = f"#{claim_id(row)}"
+        name = f"{row['year']}" if row["kind"] == "printed" else statement(row, material.files)
+        span = f"P {chance(row['probability'])}; {prose(row['unit'])} {interval_in(row)}"
+        if dollars:
+            span = f"{bare(row['threshold'], row['unit'])} printed, {bare(row['p50'], row['unit'])} by the evidence"
+        said += ["; " if said else "", name, " ", Link(row["verdict"] or BLANK, to), " (", Link(span, to), ")"]
+    question = material.files[key].question if key in material.files else phrase(key)
+    return text(question, " ", *said, ".", *same_numbers(key, material)) if said else ()
+
+
+def same_numbers(key: str, material: Material) -> Text:
+    """What else prints as the printed figures: cash burn, losses."""
+    found = [r for r in material.of_kind("finding") if r["claim"] == key and "same number" in (r["subject"] or "")]
+    links = [Link(f"{row['year']}", f"#{claim_id(row)}") for row in found if row["evidence"]]
+    return (
+        text(" Figures that print as the same numbers (cash burn, losses): ", listed(list(links)), ".") if links else ()
+    )
+
+
+def section(material: Material) -> Section:
+    """The first screen without its sentence."""
+    return Section(
+        id="verdict",
+        title="Verdict",
+        text=(*reading(material), standing(material)),
+        bullets=flips(material),
+        tables=tables(material),
+        after=others(material),
+    )

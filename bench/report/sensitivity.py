@@ -1,0 +1,122 @@
+"""Tornado: how far each parameter alone moves P(claim), held at its 10th and at its 90th percentile.
+
+Only the leading statement is drawn, one panel a definition; every statement stands in the findings. A bar that crosses
+a dashed line changes the verdict by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.report.first_screen import verdicts
+from bench.report.material import Material, Rows, claim_id
+from bench.report.numbers import BLANK, chance, percent
+from bench.report.page import Figure, Layout, Link, Row, Section, Table, Text, text
+from bench.report.theme import BLACK, BLUE
+from bench.report.words import definition, parts, phrase, prose, statement
+
+TOP = 6  # bars a panel: those below are too short to read
+LIMITS = (0.1, 0.9)  # of the decision rule, where no claim file states them
+
+
+def spread(row: Mapping[str, Any]) -> float:
+    """How far the parameter moves the result."""
+    return abs((row["p90"] or 0.0) - (row["p10"] or 0.0))
+
+
+def leading(material: Material) -> Rows:
+    """Sensitivity rows of the leading statement."""
+    lead = next(iter(verdicts(material.claims, material.files)), None)
+    return [
+        row
+        for row in material.of_kind("sensitivity")
+        if lead and row["claim"] == lead["claim"] and parts(row["subject"])[0] in (lead["subject"], row["subject"])
+    ]
+
+
+def panels(material: Material) -> dict[str, Rows]:
+    """Parameters by definition, the widest first; definitions in the order of the verdict table."""
+    found: dict[str, Rows] = {row["definition"]: [] for row in verdicts(material.claims, material.files)}
+    for row in leading(material):
+        if row["unit"] == "probability" and row["p10"] is not None and row["p90"] is not None:
+            found.setdefault(row["definition"], []).append(row)
+    return {key: sorted(rows, key=spread, reverse=True)[:TOP] for key, rows in found.items() if rows}
+
+
+def limits(material: Material) -> tuple[float, float]:
+    """P at or below which the leading claim fails, and at or above which it holds."""
+    claim = material.files.get(next(iter(leading(material)), {}).get("claim", ""))
+    return (claim.decision.fails_at, claim.decision.holds_at) if claim else LIMITS
+
+
+def chart(material: Material, layout: Layout) -> Any:
+    """Bars around P as drawn, widest on top, one panel a definition; the decision's limits as dashed lines."""
+    import altair as alt
+
+    extent = 215 if layout.columns > 1 else 150
+    width = layout.width // layout.columns - extent - 12
+    grid = []
+    for key, rows in panels(material).items():
+        values = [{"name": phrase(parts(r["subject"])[1] or r["subject"]), **ends(r)} for r in rows]
+        y = alt.Y("name:N", title=None, sort=[value["name"] for value in values])
+        y = y.axis(labelLimit=extent - 10, minExtent=extent, maxExtent=extent)
+        x = alt.X("p10:Q", title="P(claim)").scale(domain=[0, 1]).axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
+        base = alt.Chart(alt.Data(values=values))
+        tips = ["name:N", *(alt.Tooltip(f"{end}:Q", format=".0%") for end in ("p10", "p50", "p90"))]
+        bars = base.mark_bar(height=11, color=BLUE, opacity=0.75).encode(x=x, x2="p90:Q", y=y, tooltip=tips)
+        ticks = base.mark_tick(color=BLACK, thickness=2, size=15).encode(x="p50:Q", y=y)
+        once = alt.Chart(alt.Data(values=[{}]))
+        rules = [
+            once.mark_rule(strokeDash=[4, 3], color=BLACK, opacity=0.7).encode(x=alt.datum(at))
+            for at in limits(material)
+        ]
+        panel = alt.layer(bars, *rules, ticks)
+        grid.append(panel.properties(title=definition(key), width=width, height=alt.Step(18)))
+    return alt.concat(*grid, columns=layout.columns, spacing=14)
+
+
+def ends(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The three numbers of a row."""
+    return {end: row[end] for end in ("p10", "p50", "p90")}
+
+
+def section(material: Material) -> Section:
+    """The tornado and the verdict at other limits."""
+    found = panels(material)
+    lead = next(iter(verdicts(material.claims, material.files)), None)
+    about = statement(lead, material.files) if lead else ""
+    fails_at, holds_at = limits(material)
+    figure = Figure(
+        "sensitivity",
+        f"What moves P: {about}",
+        "Horizontal bars, widest on top, one for each parameter, from P with the parameter at its 10th percentile to P"
+        " with it at its 90th; dashed lines where the verdict changes.",
+        lambda layout: chart(material, layout),
+    )
+    return Section(
+        id="what-moves-it",
+        title="Sensitivity",
+        text=(
+            text(
+                "Each bar holds one parameter at its 10th and at its 90th percentile and draws the rest. The claim"
+                f" fails at P ≤ {percent(fails_at)} and holds at P ≥ {percent(holds_at)} (dashed); the black tick is P"
+                " as drawn. Parameters that are not shown move P less."
+            ),
+        ),
+        figures=(figure,) if found else (),
+        tables=(other_limits(material),),
+        after=(text("The numbers of the figure: ", Link("findings, sensitivity", "#findings"), "."),),
+    )
+
+
+def other_limits(material: Material) -> Table:
+    """The leading verdicts at other thresholds of the share and of P: a row a definition, a column a limit."""
+    rows = [row for row in leading(material) if row["unit"] != "probability"]
+    limits = list(dict.fromkeys(prose(parts(row["subject"])[1]) for row in rows))
+    found: dict[str, dict[str, Text]] = {}
+    for row in rows:
+        shown = text(f"{row['verdict'] or BLANK}, P ", Link(chance(row["probability"]), f"#{claim_id(row)}"))
+        found.setdefault(definition(row["definition"]), {})[prose(parts(row["subject"])[1])] = shown
+    made = tuple(Row((name, *(by.get(limit, (BLANK,)) for limit in limits))) for name, by in found.items())
+    return Table("The verdict at other limits", ("training means", *limits), made, empty="No other limit was tried.")

@@ -1,0 +1,82 @@
+"""The verdict in a terminal: one sentence, one table, what a token costs, and where the files are.
+
+rich draws the table where it is installed and the output is a terminal; in a pipe it is plain text, so `| grep` works.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.claim.spec import Claim
+from bench.claim.table import verdict_line
+from bench.config import load_all
+from bench.report.first_screen import verdict_cells, verdicts
+from bench.report.material import Rows
+from bench.report.numbers import usd
+from bench.report.offers import SIDES, chosen, headline, offers
+from bench.report.page import Link, as_text
+from bench.report.words import TERMS, Files, definition, phrase, statement
+
+COLUMNS = ("statement", "training means", "verdict", "P", "p10", "median", "p90", "basis")
+
+
+def show(claims: Rows, costs: Rows, paths: Sequence[Path]) -> None:
+    """Print verdict, verdict table, cost lines and paths to stdout."""
+    files = load_all(Claim)
+    rows = [cells(row, files) for row in verdicts(claims, files)]
+    print(verdict_line(claims) if rows else "No claim was tested.")
+    if rows:
+        print()
+        table(rows)
+        print()
+    for line in cost_lines(costs):
+        print(line)
+    for path in paths:
+        print(f"wrote {path}")
+
+
+def cells(row: dict[str, Any], files: Files) -> list[str]:
+    """A verdict row as words: the definition by its key, to fit a terminal."""
+    _, *rest = ("".join(p.text if isinstance(p, Link) else p for p in as_text(c)) for c in verdict_cells(row, files))
+    return [statement(row, files), definition(row["definition"]), *rest]
+
+
+def table(rows: list[list[str]]) -> None:
+    """The verdict table: rich in a terminal, aligned text elsewhere."""
+    if not (sys.stdout.isatty() and drawn(rows)):
+        widths = [max(len(line[i]) for line in (COLUMNS, *rows)) for i in range(len(COLUMNS))]
+        for line in (COLUMNS, *rows):
+            print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def drawn(rows: list[list[str]]) -> bool:
+    """Draw the table with rich; False where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        return False
+    shown = Table(*COLUMNS, box=None, pad_edge=False)
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+    return True
+
+
+def cost_lines(costs: Rows) -> list[str]:
+    """For each side, one line a price level: cheapest and median offer of the headline row."""
+    found, shown = [], headline(costs)
+    for side in SIDES:
+        rows = chosen(costs, side, shown)
+        for level in dict.fromkeys(offer["level"] for offer in offers(rows)):
+            here = [offer for offer in offers(rows) if offer["level"] == level]
+            first, middle = here[0], here[len(here) // 2]
+            what = f"{phrase(rows[0]['x_model'])} on {phrase(rows[0]['x_gpu'])}"
+            found.append(
+                f"{side}, {level}: {usd(middle['median'])} per million tokens (median of {len(here)} offers),"
+                f" cheapest {usd(first['median'])} ({first['provider']}, {TERMS[first['term']]}); {what}"
+            )
+    return found
