@@ -148,5 +148,11 @@ def claims() -> list[dict[str, Any]]:
 
 def provenance() -> dict[str, Any]:
     """Environment, a warning and the imported rates; evidence is configs/evidence.csv."""
-    environment = {"started_at": "2026-11-22T03:00:00Z", "torch": "2.13.0+cpu", "commit": None, "packages": {"a": "1"}}
+    environment = {
+        "started_at": "2026-11-22T03:00:00Z",
+        "torch": "2.13.0+cpu",
+        "git_commit": None,
+        "plan": ["tiny_15m/train_tiny/compile"],
+        "packages": {"a": "1"},
+    }
     return {"environments": {RUN: environment}, "warnings": ["12 prices are older"], "published": PUBLISHED}

@@ -248,6 +248,11 @@ def test_markdown_has_the_same_columns_in_every_row_of_a_table():
             assert len(re.findall(r"(?<!\\)\|", above)) == len(re.findall(r"(?<!\\)\|", below)), below
 
 
+def test_a_cell_that_was_planned_and_not_measured_is_said():
+    body = build.markdown(build.assemble(material()))
+    assert "planned and not measured: tiny\\_15m/train\\_tiny/compile." in body
+
+
 def test_blanks_are_dashes_never_nan_or_none():
     body = build.markdown(build.assemble(material()))
     assert not re.search(r"\b(nan|None|inf)\b", body)

@@ -197,18 +197,28 @@ def one_line(key: str, material: Material) -> Text:
         span = f"P {chance(row['probability'])}; {prose(row['unit'])} {interval_in(row)}"
         if dollars:
             span = f"{bare(row['threshold'], row['unit'])} printed, {bare(row['p50'], row['unit'])} by the evidence"
-        said += ["; " if said else "", name, " ", Link(row["verdict"] or BLANK, to), " (", Link(span, to), ")"]
+        said += [
+            "; " if said else "",
+            *linked(name, [row]),
+            " ",
+            Link(row["verdict"] or BLANK, to),
+            " (",
+            Link(span, to),
+            ")",
+        ]
     question = material.files[key].question if key in material.files else phrase(key)
-    return text(question, " ", *said, ".", *same_numbers(key, material)) if said else ()
+    return text(linked(question, shown), " ", *said, ".", *same_numbers(key, material)) if said else ()
 
 
 def same_numbers(key: str, material: Material) -> Text:
-    """What else prints as the printed figures: cash burn, losses."""
+    """What else is in print under the printed figures: the first figure each finding cites, by its own name."""
     found = [r for r in material.of_kind("finding") if r["claim"] == key and "same number" in (r["subject"] or "")]
-    links = [Link(f"{row['year']}", f"#{claim_id(row)}") for row in found if row["evidence"]]
-    return (
-        text(" Figures that print as the same numbers (cash burn, losses): ", listed(list(links)), ".") if links else ()
-    )
+    links: list[Inline] = []
+    for row in found:
+        for name in names(row["evidence"])[:1]:
+            metric = re.split(r"[,(]", material.evidence[name]["metric"])[0] if name in material.evidence else name
+            links.append(Link(metric.strip(), f"#{claim_id(row)}"))
+    return text(" The same numbers are in print as ", listed(links), ".") if links else ()
 
 
 def section(material: Material) -> Section:

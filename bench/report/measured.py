@@ -11,17 +11,17 @@ from typing import Any
 
 from bench.report.material import Material, row_id
 from bench.report.numbers import BLANK, count, interval, number, scaled
-from bench.report.page import Row, Section, Table, slug, text
+from bench.report.page import Row, Section, Table, Text, text
 
 # environment.json keys a reader asks for first; the rest follow in the file's own order.
-FIRST = ("started_at", "suite", "device_name", "gpu", "host_cpu", "torch", "triton", "python", "commit")
+FIRST = ("started_at", "suite", "device_name", "gpu", "cpu_name", "torch", "triton", "python", "git_commit")
 
 
 def cell_row(cell: Mapping[str, Any]) -> Row:
     """One cell: what ran, on what, how fast, how sure; or why there is no number."""
     rate = cell["system_tokens_per_s"]
     low, high = cell["system_tokens_per_s_low"], cell["system_tokens_per_s_high"]
-    remark = cell["reason"] if cell["status"] != "ok" else cell["flags"]
+    remark = cell["reason"] if cell["status"] != "ok" else (cell["flags"] or "").replace("+", ", ")
     return Row(
         (
             cell["cell"],
@@ -104,7 +104,7 @@ def section(material: Material) -> Section:
         f"{len(material.cells)} cells in {len(runs)} {'run' if len(runs) == 1 else 'runs'}, {failed} without a number."
     )
     return Section(
-        id=slug("measured"),
+        id="measured",
         title="What was measured",
         text=(
             text(
@@ -115,5 +115,16 @@ def section(material: Material) -> Section:
                 else "",
             ),
         ),
+        bullets=left_out(material),
         tables=tuple(tables),
     )
+
+
+def left_out(material: Material) -> tuple[Text, ...]:
+    """Cells a run had planned and never came to, so that a cut budget is not taken for a small suite."""
+    lines = []
+    for run, facts in sorted(material.environments.items()):
+        done = {cell["cell"] for cell in material.cells if cell["run"] == run}
+        missing = [name for name in facts.get("plan") or [] if name not in done]
+        lines += [text(f"{run}: planned and not measured: {', '.join(missing)}.")] if missing else []
+    return tuple(lines)
