@@ -70,9 +70,7 @@ def test_bad_input_is_one_line_naming_file_key_and_expectation(copied, kind, tex
 
 
 def test_a_name_that_does_not_exist_suggests_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"lama_3_1_8b.toml: no such config; did you mean llama_3_1_8b"
-    ):
+    with pytest.raises(ConfigError, match=r"lama_3_1_8b.toml: no such config; did you mean llama_3_1_8b"):
         config.load(Model, "lama_3_1_8b")
 
 
