@@ -13,7 +13,7 @@ export TORCH_INDEX
 
 PY = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 
-.PHONY: help setup bench test lint report check-results perf aot wheels clean
+.PHONY: help setup bench gpu test lint report check-results perf aot wheels clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,11 @@ report: setup ## rebuild the tracked derived files from the tracked runs, as of 
 
 check-results: setup ## the same into a scratch folder, and compare
 	@$(PY) -m bench report --check
+
+gpu: setup ## on a GPU host: kernel tests for real, suite quick, the run folder packed into PACK
+	-@$(PY) -m pytest tests/test_kernels.py --maxfail=20
+	@$(PY) -m bench run --suite quick --out $(OUT) --pack $(or $(PACK),packed) $(if $(BUDGET),--budget $(BUDGET))
+	@$(PY) -m bench claim --out $(OUT)
 
 perf: setup ## pytest-benchmark, one suite an op
 	@$(PY) -m pytest tests/perf --benchmark-only -p no:cacheprovider

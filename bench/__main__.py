@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,13 +47,14 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new run; by default a matching one is resumed.")
     ] = False,
+    pack: Annotated[Path | None, typer.Option("--pack", help="Also pack the run folder as one .tar.gz here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
     out: Out = OUT,
     configs: Configs = None,
 ) -> None:
     """Measure a suite: facts into --out/runs. Finished cells are never measured again."""
     use_configs(configs)
-    from bench import plan
+    from bench import journal, plan
     from bench import run as runner
     from bench.display import Display
     from bench.measure.worker import Worker
@@ -61,17 +63,20 @@ def run(
     worker = Worker()
     try:
         chosen = runner.suite_for(suite, worker)
+        if budget is not None:
+            chosen = dataclasses.replace(chosen, budget_s=parse_budget(budget))
         if dry_run:
             facts = runner.facts_of(chosen, worker)
             cells = plan.cells(chosen, facts.get("device_memory_bytes") or facts["memory_bytes"])
             display.planned(chosen, cells, set(), out)
             return
-        seconds = None if budget is None else parse_budget(budget)
-        outcome = runner.run(chosen, out, display, budget_s=seconds, fresh=fresh, worker=worker)
+        outcome = runner.run(chosen, out, display, fresh=fresh, worker=worker)
     finally:
         display.close()
         worker.stop()
     display.say(f"facts: {outcome.folder}")
+    if pack:
+        display.say(f"packed: {journal.pack(outcome.folder, pack)}")
 
 
 def parse_budget(text: str) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from bench.config import Suite
 from bench.plan import Cell
@@ -59,9 +60,11 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("", total=0)
+        self.width = 0  # of the longest cell key
 
     def planned(self, suite: Suite, cells: list[Cell], finished: set[str], folder: Path) -> None:
         todo = [cell for cell in cells if cell.key not in finished]
+        self.width = max((len(cell.key) for cell in todo), default=0)
         estimate = sum(cell.estimate_s for cell in todo)
         self.say(f"suite {suite.key}: {suite.about}")
         if finished:
@@ -87,10 +90,10 @@ class Display:
         self.progress.update(self.task, description=cell.key)
 
     def ended(self, cell: Cell, row: dict[str, Any]) -> None:
-        mark = {"ok": "[green]ok[/]", "unavailable": "[yellow]--[/]"}.get(row["status"], "[red]!![/]")
+        mark, colour = {"ok": ("ok", "green"), "unavailable": ("--", "yellow")}.get(row["status"], ("!!", "red"))
         self.progress.advance(self.task)
-        self.console.print(f"{mark} {cell.key:<58}", end=" ")
-        self.console.print(rate(row), markup=False)
+        # one print a line: a live bar takes the screen back between two
+        self.console.print(Text.assemble((mark, colour), f" {cell.key:<{self.width}}  {rate(row)}"))
 
     def stopped(self, left_out: list[Cell], reason: str) -> None:
         self.say(f"stopped: {reason}; left out: {', '.join(cell.key for cell in left_out)}")

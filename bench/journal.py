@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,18 @@ def find(runs: Path, facts: Mapping[str, Any]) -> Path | None:
         if all(there.get(name) == facts.get(name) for name in IDENTITY):
             return folder.parent
     return None
+
+
+def pack(folder: Path, into: Path) -> Path:
+    """The run folder as one .tar.gz in `into`, to carry it off a GPU host. Raises JournalError."""
+    archive = into / f"{folder.name}.tar.gz"
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(folder, arcname=folder.name)
+    except OSError as error:
+        raise JournalError(f"{archive}: cannot be written: {error.strerror}") from None
+    return archive
 
 
 class Journal:

@@ -83,7 +83,6 @@ def run(
     out: Path,
     listener: Listener,
     *,
-    budget_s: float | None = None,
     fresh: bool = False,
     worker: Caller | None = None,
     clock: Callable[[], float] = now,
@@ -100,7 +99,7 @@ def run(
             finished = journal.finished()
             listener.planned(suite, cells, finished, journal.folder)
             todo = [cell for cell in cells if cell.key not in finished]
-            return _measure(todo, suite, facts, journal, worker, listener, begun, budget_s or suite.budget_s, clock)
+            return _measure(todo, suite, facts, journal, worker, listener, begun, clock)
     finally:
         worker.stop()
 
@@ -113,16 +112,15 @@ def _measure(
     worker: Caller,
     listener: Listener,
     begun: float,
-    budget_s: float,
     clock: Callable[[], float],
 ) -> Outcome:
     outcome = Outcome(journal.folder)
     backend = None
     for position, cell in enumerate(todo):
-        left = budget_s - (clock() - begun)
+        left = suite.budget_s - (clock() - begun)
         if cell.estimate_s > left:
             outcome.left_out.extend(todo[position:])
-            listener.stopped(outcome.left_out, f"the budget of {budget_s:g} s is used up")
+            listener.stopped(outcome.left_out, f"the budget of {suite.budget_s:g} s is used up")
             break
         if backend not in (None, cell.backend):
             worker.stop()

@@ -29,7 +29,7 @@ MAY = {
     "derive": {"config", "results", "price", "claim", "report"},
     "catalogue": {"config", "price", "claim"},
     "doctor": LEFT | {"install"},
-    "__main__": {"config", "plan", "run", "display", "measure", "derive", "catalogue", "doctor"},
+    "__main__": {"config", "plan", "journal", "run", "display", "measure", "derive", "catalogue", "doctor"},
     "__init__": set(),
 }
 RIGHT = ("price", "claim", "report", "derive", "results", "config")

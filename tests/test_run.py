@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,8 @@ def test_an_interrupt_keeps_every_finished_row_and_resumes(smoke, tmp_path):
 
 def test_a_budget_stops_cleanly_and_says_what_it_left_out(smoke, tmp_path):
     ticks = iter(range(0, 10_000, 10))
-    outcome, listener = measure(smoke, tmp_path, Recorded(), budget_s=60, clock=lambda: next(ticks))
+    short = dataclasses.replace(smoke, budget_s=60)
+    outcome, listener = measure(short, tmp_path, Recorded(), clock=lambda: next(ticks))
     kept = {row["cell"] for row in outcome.measured}
     assert kept and listener.left_out == outcome.left_out
     assert kept.isdisjoint(cell.key for cell in outcome.left_out) and len(kept) + len(outcome.left_out) == 7
@@ -303,3 +305,13 @@ def test_a_real_worker_survives_faults_hangs_and_kills(monkeypatch):
     assert caught.value.status == "timeout"
     assert worker.call("os:getcwd", {}, 60) == str(plan.ROOT)
     worker.stop()
+
+
+def test_a_run_folder_packs_into_one_archive(smoke, tmp_path):
+    outcome, _ = measure(smoke, tmp_path, Recorded())
+    archive = journal.pack(outcome.folder, tmp_path / "packed")
+    with tarfile.open(archive) as tar:
+        names = {Path(name).name for name in tar.getnames()}
+    assert {"environment.json", "cells.csv", "samples.csv"} <= names
+    with pytest.raises(journal.JournalError, match=r"cannot be written"):
+        journal.pack(outcome.folder, archive)

@@ -72,7 +72,6 @@ def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> d
         import torch
 
         torch.compiler.reset()  # a worker outlives its cells, and torch.compile keeps only so many variants
-        machine.reset_peak_memory(device)
         return _measure(resolve(build)(device=device, **arguments), device, seconds)
     except Exception as error:  # reported as a row, and the worker is replaced
         return {"status": status_of(error), "reason": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
@@ -90,6 +89,7 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
     if not check.error <= check.tolerance:  # also when the error is NaN
         reason = f"relative error {check.error:.3g} against float64, allowed {check.tolerance:.3g}"
         return row | {"status": "incorrect", "reason": reason}
+    machine.reset_peak_memory(device)  # the check's float64 twin is not part of the cell
     workload.prepare()
     timer: Timer = CudaTimer() if device == "cuda" else HostTimer()
     board = open_board(_uuid()) if device == "cuda" else "no GPU"

@@ -97,10 +97,11 @@ def python_headers() -> bool:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Start counting the peak again: a worker process outlives its cells."""
+    """Give back what is cached and start counting the peak again: a worker process outlives its cells."""
     if device == "cuda":
         import torch
 
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): 5 resets the resident-set high-water mark
