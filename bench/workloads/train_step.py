@@ -11,46 +11,31 @@ from typing import Any
 
 import torch
 
-from bench.config import Model, Workload
-from bench.kernels.op import compiled, load
 from bench.model import accounting, oracle
-from bench.model.memory import sliced
-from bench.model.transformer import Transformer
+from bench.model.subject import Subject
 
 LEARNING_RATE = 1e-4
 
 
-class TrainStep:
+class TrainStep(Subject):
     """See measure/cell.py for what these names mean. Tokens a step: batch x tokens x accumulation."""
 
     token_kind = "trained"
 
-    def __init__(self, device: str, model: dict[str, Any], workload: dict[str, Any], backend: str, layers: int):
-        self.device, self.backend, self.layers = torch.device(device), backend, layers
-        self.model, self.workload = Model(**model), Workload(**workload)
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
         w = self.workload
+        sizes = (w.batch_size, w.input_tokens, w.gradient_accumulation)
         self.tokens_per_step = w.batch_size * w.input_tokens * w.gradient_accumulation
-        cost = accounting.train_step(
-            sliced(self.model, layers), w.batch_size, w.input_tokens, w.gradient_accumulation, w.precision
-        )
-        self.flops, self.flops_unhalved, self.bytes = cost.flops, cost.flops_unhalved, cost.bytes
+        self.counts(accounting.train_step(self.slice, *sizes, w.precision))
 
     def check(self) -> tuple[float, float, str]:
-        w = self.workload
-        error, shape = oracle.gradient_error(self.model, self.backend, w.precision, self.device, w.input_tokens)
-        return error, w.tolerance or oracle.TOLERANCE[w.precision], shape
+        return self.against_float64(oracle.gradient_error)
 
     def prepare(self) -> None:
         w = self.workload
-        self.network = Transformer(
-            self.model,
-            load(self.backend),
-            precision=w.precision,
-            device=self.device,
-            max_tokens=w.input_tokens,
-            layers=self.layers,
-        )
-        self.weights: list[torch.Tensor] = list(self.network.parameters())
+        network = self.network(w.input_tokens)
+        self.weights: list[torch.Tensor] = list(network.parameters())
         self.mixed = w.precision != "fp32"
         self.masters = [p.detach().float() for p in self.weights] if self.mixed else self.weights
         fused = self.device.type == "cuda"
@@ -58,10 +43,8 @@ class TrainStep:
         if self.mixed:
             for master in self.masters:
                 master.grad = torch.zeros_like(master)
-        self.loss = compiled(self.backend, self.network.loss)
-        generator = torch.Generator().manual_seed(3)
-        shape = (w.gradient_accumulation, w.batch_size, w.input_tokens + 1)
-        self.data = torch.randint(self.model.vocab, shape, generator=generator).to(self.device)
+        self.loss = self.compiled(network.loss)
+        self.data = self.tokens(w.gradient_accumulation, w.batch_size, w.input_tokens + 1)
 
     def step(self) -> None:
         for batch in self.data:

@@ -1,0 +1,148 @@
+"""Each phase does the work it counts: steps run, training trains, decoding advances and wraps."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench.config import Model, Workload, load, load_all
+from bench.kernels.op import discover
+from bench.measure.cell import resolve
+from bench.model import accounting
+
+MODEL = dataclasses.replace(
+    load(Model, "tiny_15m"), layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=97
+)
+
+
+def make(phase, layers=2, **sizes):
+    workload = Workload(key="w", phase=phase, source="test", **{"precision": "fp32", **sizes})
+    build = resolve(f"bench.workloads.{phase}:build")
+    if phase in ("kernel", "ceiling"):
+        return build(device="cpu", workload=dataclasses.asdict(workload), backend="reference")
+    model, request = dataclasses.asdict(MODEL), dataclasses.asdict(workload)
+    return build(device="cpu", model=model, workload=request, backend="reference", layers=layers)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_steps_lower_the_loss_of_the_batch_they_repeat(precision):
+    job = make("train_step", batch_size=2, input_tokens=16, gradient_accumulation=2, precision=precision)
+    job.prepare()
+
+    def loss():
+        with torch.no_grad():
+            return float(sum(job.loss(b[:, :-1], b[:, 1:]) for b in job.data))
+
+    before = loss()
+    for _ in range(20):
+        job.step()
+    assert loss() < before - 0.05
+    assert job.tokens_per_step == 64
+
+
+def test_the_bf16_copy_is_its_fp32_master_rounded():
+    job = make("train_step", batch_size=1, input_tokens=8, precision="bf16")
+    job.prepare()
+    start = [master.clone() for master in job.masters]
+    for _ in range(3):
+        job.step()
+    for weight, master, old in zip(job.weights, job.masters, start, strict=True):
+        assert master.dtype is torch.float32 and torch.equal(weight, master.bfloat16())
+        assert not torch.equal(master, old)
+
+
+def test_accumulating_micro_batches_is_one_step_over_all_of_them():
+    parts = make("train_step", batch_size=1, input_tokens=8, gradient_accumulation=4)
+    whole = make("train_step", batch_size=4, input_tokens=8)
+    for job in (parts, whole):
+        job.prepare()
+    whole.data = parts.data.flatten(0, 1)[None]
+    parts.step()
+    whole.step()
+    for a, b in zip(parts.weights, whole.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_without_a_gradient_is_an_error_not_a_skipped_update():
+    job = make("train_step", batch_size=1, input_tokens=8, precision="bf16")
+    job.prepare()
+    job.weights.append(torch.zeros(3, requires_grad=True))
+    with pytest.raises(RuntimeError, match="got no gradient"):
+        job.step()
+
+
+def test_prefill_fills_the_cache_it_was_given():
+    job = make("prefill", batch_size=3, input_tokens=11)
+    job.prepare()
+    job.step()
+    assert job.kv.lengths.tolist() == [11] * 3 and job.kv.keys[1].abs().sum() > 0
+    assert (job.tokens_per_step, job.token_kind) == (33, "input")
+
+
+def test_decode_advances_appends_and_wraps():
+    job = make("decode", batch_size=2, input_tokens=5, output_tokens=3)
+    job.prepare()
+    before, seen = job.kv.keys[0].clone(), []
+    for _ in range(7):
+        job.step()
+        seen.append(job.kv.lengths.tolist())
+    assert seen == [[6, 6], [7, 7], [5, 5], [6, 6], [7, 7], [5, 5], [6, 6]]
+    assert torch.equal(before[:, :5], job.kv.keys[0][:, :5]) and not torch.equal(before[:, 5:], job.kv.keys[0][:, 5:])
+
+
+def test_decode_counts_the_mean_context_of_the_steps_it_runs():
+    job = make("decode", batch_size=2, input_tokens=5, output_tokens=3)
+    steps = [accounting.decode(job.slice, 2, context, "fp32").flops for context in (6, 7, 8)]
+    assert job.flops == pytest.approx(sum(steps) / 3)
+
+
+@pytest.mark.parametrize("phase", ["train_step", "prefill", "decode"])
+def test_each_phase_passes_its_own_check_and_counts_its_slice(phase):
+    job = make(phase, batch_size=2, input_tokens=9, output_tokens=2, layers=1)
+    error, tolerance, shape = job.check()
+    assert error < tolerance and "layers=2 batch=1 tokens=9" in shape
+    whole = make(phase, batch_size=2, input_tokens=9, output_tokens=2)
+    assert 0 < job.flops < whole.flops and 0 < job.bytes < whole.bytes
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "flops", "moved"),
+    [("copy", "4096", 0, 8192), ("read", "4096", 0, 4096), ("matmul", "32x16x8", 8192, 4 * (256 + 128 + 512))],
+)
+def test_ceilings_do_what_they_count(op, shape, flops, moved):
+    job = make("ceiling", op=op, shape=shape)
+    error, tolerance, _ = job.check()
+    assert error <= tolerance and (job.flops, job.bytes) == (flops, moved)
+    job.step()
+
+
+def test_a_ceiling_that_computes_something_else_fails_its_check(monkeypatch):
+    job = make("ceiling", op="matmul", shape="32x16x8")
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: out.copy_(a @ b * 1.01))
+    error, tolerance, _ = job.check()
+    assert error > tolerance
+
+
+@pytest.mark.parametrize("op", sorted(discover()))
+def test_a_kernel_cell_runs_any_op_and_rotates_its_inputs(op):
+    job = make("kernel", op=op, shape=next(iter(discover()[op].test_shapes)))
+    error, tolerance, _ = job.check()
+    assert error <= tolerance
+    job.prepare()
+    assert len(job.sets) > 1 and job.turn == 0
+    job.step()
+    assert job.turn == 1
+
+
+def test_an_op_or_shape_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="no op attention with a shape huge"):
+        make("kernel", op="attention", shape="huge")
+    with pytest.raises(ValueError, match="op must be copy, read or matmul"):
+        make("ceiling", op="sing", shape="3")
+
+
+def test_every_shipped_kernel_and_ceiling_workload_builds():
+    for workload in load_all(Workload).values():
+        if workload.phase in ("kernel", "ceiling"):
+            build = resolve(f"bench.workloads.{workload.phase}:build")
+            assert build(device="cpu", workload=dataclasses.asdict(workload), backend="reference").bytes > 0
