@@ -218,3 +218,18 @@ def test_measured_outranks_imported_outranks_modelled():
 )
 def test_only_the_same_gpu_model_precision_and_phase_outrank(change):
     assert t.outranked([ranked("measured"), ranked("modelled", **change)]) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ({"flops_per_step": 0.99 * 989.4e12 * 0.18}, True),
+        ({"flops_per_step": 1.01 * 989.4e12 * 0.18}, False),
+        ({"bytes_per_step": 0.99 * 3.35e12 * 0.18}, True),
+        ({"bytes_per_step": 1.01 * 3.35e12 * 0.18}, False),
+    ],
+)
+def test_faster_than_the_data_sheet_is_void(run, counts, kept):
+    rows, notes = run(cell(**counts))
+    assert bool(rows) is kept
+    assert kept or (len(notes) == 1 and "void, left out" in notes[0] and "the data sheet of h100_sxm_80gb" in notes[0])

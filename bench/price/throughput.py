@@ -101,7 +101,7 @@ def _measured(run: Path, notes: list[str]) -> list[Row]:
     """The rows of one run folder; slices of one cell become one fitted row or a note."""
     machine = _machine(run)
     cells = results.read_rows(run / "cells.csv", results.CELLS)
-    cells = [c for c in cells if c["status"] == "ok" and c["phase"] in PHASES]
+    cells = [c for c in cells if c["status"] == "ok" and c["phase"] in PHASES and not _void(run, c, notes)]
     slices: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     rows = []
     for cell in cells:
@@ -128,6 +128,24 @@ def _machine(run: Path) -> Row:
         raise results.ResultsError(f"{path}: cannot be read as JSON: {error}") from None
     count = facts.get("cpu_count")
     return {"vcpus": count if isinstance(count, int) else None, "device_uuid": facts.get("device_uuid")}
+
+
+def _void(run: Path, cell: Mapping[str, Any], notes: list[str]) -> bool:
+    """Whether a cell is faster than its GPU's data sheet allows: its time or its counts are wrong, so it is left out."""
+    step_s = _step_s(cell)
+    if not step_s or not cell["gpu"] or cell["gpu"] == "cpu":
+        return False
+    gpu = config.load(config.Gpu, cell["gpu"])
+    limits = [
+        ("FLOP/s", cell["flops_per_step"], gpu.peak_flops_per_s.get(cell["precision"])),
+        ("bytes/s", cell["bytes_per_step"], gpu.hbm_bytes_per_s),
+    ]
+    for unit, count, peak in limits:
+        if count and peak and count / step_s > peak * cell["n_gpus"]:
+            rate = f"{count / step_s:.3g} {unit}, the data sheet of {gpu.key} says {peak:.3g}"
+            notes.append(f"{run.name}/{cell['cell']}: void, left out: {rate}")
+            return True
+    return False
 
 
 def _is_slice(cell: Mapping[str, Any]) -> bool:
