@@ -6,13 +6,17 @@ Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.exit("error: typer is not installed here: pip install typer rich filelock, or run `make setup`")
 
-OUT = Path("results")
+OUT = Path(__file__).resolve().parent.parent / "results"
 
 app = typer.Typer(
     name="bench",
@@ -153,6 +157,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; one line and an exit code for whatever the user can mend."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -174,6 +179,8 @@ def main() -> None:
 
 def exit_code(error: Exception) -> int | None:
     """2 for bad input, 1 for a machine that refuses, None for a bug."""
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("bench"):
+        return 1  # a package this half needs: its name is in the message
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"ConfigError", "ResultsError"}:
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from rich import box
@@ -17,10 +18,18 @@ Line = tuple[str, ...]
 def models() -> tuple[Line, list[Line]]:
     """Models, and why one does not run yet."""
     lines: list[Line] = [
-        (key, m.name, f"{m.total_params / 1e9:.3g}B", f"{m.active_matmul_params / 1e9:.3g}B", m.not_runnable or "runs")
+        (key, m.name, size(m.total_params), size(m.active_matmul_params), m.not_runnable or "runs")
         for key, m in config.load_all(Model).items()
     ]
     return ("key", "name", "parameters", "per token", "here"), sorted(lines, key=lambda line: line[-1] != "runs")
+
+
+def size(count: int) -> str:
+    """A parameter count for people."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.3g}{unit}"
+    return str(count)
 
 
 def gpus() -> tuple[Line, list[Line]]:
@@ -98,13 +107,15 @@ KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
 def show(kind: str | None) -> None:
     """Print one kind, or all. Raises ConfigError for a kind there is not."""
     if kind is not None and kind not in KINDS:
-        raise ConfigError(f"list: expected one of {', '.join(KINDS)}, got {kind!r}")
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"list: expected one of {', '.join(KINDS)}, got {kind!r}{hint}")
     console = Console(highlight=False, width=None if Console().is_terminal else 200)
     for name in [kind] if kind else KINDS:
         header, lines = KINDS[name]()
         table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in header:
-            table.add_column(column, overflow="fold")
+        for number, column in enumerate(header):
+            table.add_column(column, overflow="fold", no_wrap=number == 0)
         for line in lines:
             table.add_row(*line)
         console.print(table)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+BACKENDS = ("reference", "compile", "triton")  # as kernels/op.py has them
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp4")
 T = TypeVar("T")
 
@@ -85,10 +86,11 @@ def _build_dataclass(kind: Any, table: dict[str, Any], where: str) -> Any:
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(fields)}"
             raise ConfigError(f"{dot}{key}: unknown key{hint}")
-    for name, item in fields.items():
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise ConfigError(f"{dot}{name}: missing; expected {_name(hints[name])}")
+    needed = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in table]
+    if missing:
+        also = f" (missing too: {', '.join(missing[1:])})" if missing[1:] else ""
+        raise ConfigError(f"{dot}{missing[0]}: missing; expected {_name(hints[missing[0]])}{also}")
     values = {key: build(hints[key], value, dot + key) for key, value in table.items()}
     if keyed:
         values["key"] = Path(where.split(": ")[0]).stem
@@ -232,7 +234,7 @@ class Gpu:
 class Workload:
     """One phase with its sizes. Tokens are per sequence; `batch_size` counts sequences (of a micro-batch in training).
 
-    decode: contexts run from `input_tokens` to `input_tokens + output_tokens`. kernel: `op` at its shape `shape`.
+    decode: contexts spread evenly from `input_tokens` to `input_tokens + output_tokens`. kernel: `op` at its `shape`.
     """
 
     FOLDER: ClassVar[str] = "workloads"
@@ -254,7 +256,11 @@ class Workload:
         require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
         for name in ("batch_size", "gradient_accumulation"):
             require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
-        require(self.input_tokens >= 0 and self.output_tokens >= 0, "input_tokens", "a count, never negative")
+        least = 0 if self.phase in ("kernel", "ceiling") else 1
+        require(self.input_tokens >= least, "input_tokens", f"at least {least}, got {self.input_tokens}")
+        require(self.output_tokens >= 0, "output_tokens", f"a count, got {self.output_tokens}")
+        allowed = self.tolerance is None or 0 < self.tolerance <= 0.1
+        require(allowed, "tolerance", f"above 0 and at most 0.1, got {self.tolerance}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +273,14 @@ class Group:
     seconds: float = 5.0  # time budget of one cell's samples
     setup_s: float = 5.0  # expected build, check, warm-up and compile time of one cell, for the plan's estimate
     limit_s: float = 120.0  # a cell that runs past this is killed: status timeout
+
+    def __post_init__(self) -> None:
+        require(self.seconds > 0, "seconds", f"a positive time, got {self.seconds}")
+        require(self.setup_s >= 0, "setup_s", f"a time, got {self.setup_s}")
+        require(self.limit_s > 0, "limit_s", f"a positive time, got {self.limit_s}")
+        require(bool(self.workloads) and bool(self.backends), "workloads", "at least one, and at least one backend")
+        for backend in self.backends:
+            require(backend in BACKENDS, "backends", f"each one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

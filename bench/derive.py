@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import datetime
 import filecmp
-import json
-import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import results
+from bench import runs as run_folders
 from bench.config import ConfigError
 
 COMPARED = ("costs.csv", "claims.csv", "report/report.md")
@@ -58,12 +57,8 @@ def read_as_of(path: Path) -> datetime.date:
 def tracked_runs(runs: Path) -> list[Path]:
     """Run folders git tracks; where there is no git, every run folder."""
     folders = sorted(path.parent for path in runs.glob("*/cells.csv"))
-    try:
-        listed = subprocess.run(("git", "ls-files", "--", "."), cwd=runs, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return folders
-    names = {line.split("/")[0] for line in listed.stdout.splitlines()}
-    return [folder for folder in folders if folder.name in names]
+    names = run_folders.tracked_runs(runs)
+    return [folder for folder in folders if names is None or folder.name in names]
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,8 @@ def throughput_of(job: Derivation, warnings: list[str]) -> list[Row]:
     """Measured and imported rates; what could not be used is said in `warnings`."""
     from bench.price.throughput import throughput
 
+    if not job.runs:
+        warnings.append("no run folder was found: nothing measured stands behind this, only imported rows")
     return throughput(job.runs, warnings)
 
 
@@ -99,7 +96,7 @@ def derive(job: Derivation) -> Derived:
     from bench.claim.table import claims
 
     warnings: list[str] = []
-    cells = [row for run in job.runs for row in results.read_rows(run / "cells.csv", results.CELLS)]
+    cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     rows = throughput_of(job, warnings)
     return Derived(cells, rows, costs_of(job, rows, warnings), claims(rows, job.as_of), warnings)
 
@@ -129,11 +126,11 @@ def report(job: Derivation, quiet: bool = False) -> None:
     from bench.report.drawing import ReportUnavailable
     from bench.report.terminal import show
 
+    environments = {run.name: run_folders.read_environment(run) for run in job.runs}
     made = derive(job)
     paths = [job.target / "costs.csv", job.target / "claims.csv"]
     results.write(paths[0], results.COSTS, made.costs)
     results.write(paths[1], results.CLAIMS, made.claims)
-    environments = {run.name: json.loads((run / "environment.json").read_text(encoding="utf-8")) for run in job.runs}
     provenance = {"environments": environments, "warnings": made.warnings}
     try:
         paths += write_report(

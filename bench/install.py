@@ -73,9 +73,10 @@ def torch_commands(pip: list[str], gpu: bool, index: str) -> list[list[str]]:
 def install_torch(pip: list[str], gpu: bool, index: str) -> None:
     """Raises SetupError where no source has it."""
     for command in torch_commands(pip, gpu, index):
-        print(f"torch {TORCH}: {' '.join(command[command.index('install') + 1 :])}", flush=True)
+        print(f"installing {command[-1]}, a minute or more", flush=True)
         if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
             return
+        print(f"not found by: {' '.join(command[command.index('install') + 1 :])}", flush=True)
     where = "pip's own index" if gpu else f"neither pip's own index nor TORCH_INDEX={index}"
     build = "" if gpu else "+cpu"
     raise SetupError(
@@ -104,7 +105,10 @@ def setup(venv: Path, extras: list[str], index: str) -> None:
     constraints = str(ROOT / ("constraints.txt" if gpu else "constraints-cpu.txt"))
     install_torch(pip, gpu, index)
     command = [*pip, "--constraint", constraints, *requirements(extras)]
-    if subprocess.run(command).returncode != 0:
+    print("installing the other packages", flush=True)
+    answer = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if answer.returncode != 0:
+        print(answer.stderr, file=sys.stderr)
         raise SetupError("pip could not install the packages of pyproject.toml (its message stands above)")
     mark.write_text(wanted)
 

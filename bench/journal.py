@@ -16,9 +16,11 @@ from typing import Any
 import filelock
 
 from bench import results
+from bench import runs as run_folders
 
 IDENTITY = ("suite", "device_uuid", "source_hash", "torch", "triton")  # what must agree to resume a run
 SCHEMA = 1
+TRIED_AGAIN = ("crashed", "timeout", "error", "unavailable")  # by the next `make bench` of the same run
 
 
 class JournalError(Exception):
@@ -26,8 +28,11 @@ class JournalError(Exception):
 
 
 def find(runs: Path, facts: Mapping[str, Any]) -> Path | None:
-    """The newest run folder whose identity equals that of `facts`, finished or not."""
+    """The newest run folder whose identity equals that of `facts`, finished or not; a committed run is closed."""
+    closed = run_folders.tracked_runs(runs) or set()
     for folder in sorted(runs.glob("*/environment.json"), reverse=True):
+        if folder.parent.name in closed:
+            continue
         try:
             there = json.loads(folder.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -65,12 +70,14 @@ class Journal:
             if folder is None:
                 started = datetime.datetime.now(datetime.UTC)
                 name = f"{started:%Y%m%dT%H%M%S}_{facts['suite']}_{facts['gpu'] or 'unknown'}_{facts['source_hash']}"
+                while (runs / name).exists():  # two fresh runs within one second
+                    name += "x"
                 folder = runs / name
-                folder.mkdir()
                 record = {"schema": SCHEMA, "run": name, "started_at": f"{started:%Y-%m-%dT%H:%M:%SZ}", **facts}
-                part = folder / "environment.json.part"
-                part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-                part.rename(folder / "environment.json")
+                part = runs / f".{name}.part"  # a run folder is there with its first file, or not at all
+                part.mkdir()
+                (part / "environment.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                part.rename(folder)
             return cls(folder)
         except OSError as error:
             raise JournalError(f"{runs}: cannot write results there: {error.strerror}") from None
@@ -90,8 +97,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.lock.release()
-        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()  # the lock file stays: removing it would let two others hold one run
 
     @property
     def cells(self) -> Path:
@@ -108,6 +114,13 @@ class Journal:
     def finished(self) -> set[str]:
         """Keys of the cells that have a row."""
         return {row["cell"] for row in self.rows()}
+
+    def forget_passing_failures(self) -> None:
+        """Drop the rows of cells that failed for a reason that may have passed, so that they are tried again."""
+        rows = self.rows()
+        kept = [row for row in rows if row["status"] not in TRIED_AGAIN]
+        if len(kept) < len(rows):
+            results.write(self.cells, results.CELLS, kept)
 
     def append(self, row: Mapping[str, Any], samples: list[float]) -> None:
         """Record one finished cell. Raises JournalError, with nothing half-written, where the disk refuses."""

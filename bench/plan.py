@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import config
 from bench.config import Gpu, Group, Model, Suite, Workload
-from bench.model import memory
+from bench.model import accounting, memory
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURING_HALF = ("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py")
@@ -96,6 +96,8 @@ def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
     for number, group in enumerate(suite.groups):
         where = f"configs/suites/{suite.key}.toml: groups[{number}]"
         models = [_named(Model, key, f"{where}.models") for key in group.models] or [None]
+        for model in group.models:
+            _counted(config.load(Model, model))
         workloads = [_named(Workload, key, f"{where}.workloads") for key in group.workloads]
         for model in models:
             for workload in workloads:
@@ -110,6 +112,16 @@ def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
     if doubled:
         raise config.ConfigError(f"configs/suites/{suite.key}.toml: groups: cell named twice: {min(doubled)}")
     return planned
+
+
+def _counted(model: Model) -> None:
+    """Refuse a model whose stated size is not what its own numbers give."""
+    counted = accounting.total_params(model)
+    if counted != model.total_params:
+        raise config.ConfigError(
+            f"configs/models/{model.key}.toml: total_params: expected {counted}, which its sizes give, "
+            f"got {model.total_params}"
+        )
 
 
 def _named(kind: Any, key: str, where: str) -> Any:

@@ -64,7 +64,8 @@ CELLS: dict[str, tuple[str, str]] = {
     "flops_per_step_unhalved": ("f", "the same, attention not halved (PaLM, torchtitan)"),
     "bytes_per_step": ("f", "least device-memory traffic a step"),
     "peak_memory_bytes": ("i", "peak device memory of the cell (process RSS on a CPU)"),
-    "compile_s": ("f", "first step: compilation, autotuning and graph capture, apart from the samples"),
+    "setup_s": ("f", "check, weights, kernel compilation, graph capture: everything before the first step"),
+    "compile_s": ("f", "first step: what compilation and autotuning were left to it; apart from the samples"),
     "warmup_s": ("f", "warm-up until steady"),
     "energy_joules_per_step": ("f", "GPU board energy a step; blank without NVML"),
     "energy_source": ("s", "counter, power_integral or blank; boundary: the GPU board"),
@@ -204,6 +205,8 @@ def append(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, A
             os.fsync(file.fileno())
         except OSError:
             file.truncate(before)
+            if not before:
+                path.unlink()
             raise
 
 
@@ -226,12 +229,17 @@ def read_rows(path: Path, columns: Mapping[str, tuple[str, str]]) -> list[dict[s
             lines = list(csv.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ResultsError(f"{path}: cannot be read as CSV: {error}") from None
+    if lines and not path.read_bytes().endswith(b"\n"):
+        raise ResultsError(f"{path}: line {len(lines)}: no newline at its end: cut off")
     if not lines:
         raise ResultsError(f"{path}: empty; expected a header line of {', '.join(list(columns)[:4])} ...")
     header = lines[0]
     unknown = [name for name in header if name not in columns]
     if unknown:
         raise ResultsError(f"{path}: line 1: unknown column {unknown[0]!r}; expected {', '.join(columns)}")
+    doubled = [name for name in header if header.count(name) > 1]
+    if doubled:
+        raise ResultsError(f"{path}: line 1: column {doubled[0]!r} stands twice")
     rows = []
     for number, fields in enumerate(lines[1:], start=2):
         if len(fields) != len(header):

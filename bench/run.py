@@ -74,7 +74,7 @@ def _commit() -> dict[str, Any]:
             return None
         return answer.stdout.strip()
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    status = git("status", "--porcelain", "--", "bench", "kernels", "configs")
     return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": None if status is None else bool(status)}
 
 
@@ -96,6 +96,7 @@ def run(
         cells = plan.cells(suite, memory)
         facts |= {"source_hash": plan.source_hash(suite, cells), "plan": [cell.key for cell in cells]}
         with Journal.open(out / "runs", facts, fresh=fresh) as journal:
+            journal.forget_passing_failures()
             finished = journal.finished()
             listener.planned(suite, cells, finished, journal.folder)
             todo = [cell for cell in cells if cell.key not in finished]
@@ -128,6 +129,11 @@ def _measure(
         listener.started(cell)
         started = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
         answer = _answer(cell, suite.device, worker, min(cell.limit_s, max(left, cell.estimate_s)))
+        if answer["status"] == "timeout" and left < cell.limit_s:  # the budget cut it, not its own limit: no verdict
+            worker.stop()
+            outcome.left_out.extend(todo[position:])
+            listener.stopped(outcome.left_out, f"the budget of {suite.budget_s:g} s ended while {cell.key} ran")
+            break
         samples = answer.pop("step_s", [])
         row = cell.columns() | answer
         row |= {"run": journal.folder.name, "suite": suite.key, "device": suite.device, "gpu": facts["gpu"]}

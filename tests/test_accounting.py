@@ -128,3 +128,11 @@ def test_memory_planning_slices_what_does_not_fit_at_two_depths():
     assert 0 < shallow < deep < 32 and shallow == deep // 2
     assert memory.needed_bytes(memory.sliced(model, deep), train) <= memory.HEADROOM * 80e9
     assert memory.depths(MODELS["llama_3_1_405b"], train, 24e9) == []
+
+
+@pytest.mark.parametrize(("precision", "width", "optimiser"), [("fp32", 4, 28), ("bf16", 2, 30)])
+def test_a_training_step_moves_weights_twice_gradients_once_and_the_optimisers_share(precision, width, optimiser):
+    model = MODELS["llama_3_1_8b"]
+    read = model.total_params - model.vocab * model.hidden  # an untied embedding is looked up, not read
+    expected = 3 * (2 * read * width + model.total_params * width) + optimiser * model.total_params
+    assert accounting.train_step(model, 2, 4096, 3, precision).bytes == pytest.approx(expected)

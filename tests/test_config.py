@@ -40,6 +40,7 @@ def test_every_shipped_config_loads(kind):
             "configs/models/bad.toml: layers: expected a positive count",
         ),
         (Model, MODEL.replace("kv_heads = 8", "kv_heads = 7"), "configs/models/bad.toml: kv_heads: expected a divisor"),
+        (Model, "layers = 3", "configs/models/bad.toml: name: missing; expected str (missing too: hidden, heads, "),
         (Model, "layers = [", "configs/models/bad.toml: not valid TOML: "),
         (Gpu, GPU.replace("fp8 =", "fp9 ="), "configs/gpus/bad.toml: peak_flops_per_s: expected one of"),
         (
@@ -104,3 +105,11 @@ def test_kernel_workloads_name_an_op_and_a_shape():
     for workload in config.load_all(Workload).values():
         if workload.phase == "kernel":
             assert workload.shape in ops[workload.op].shapes
+
+
+def test_the_backends_a_suite_may_name_are_those_of_the_kernels():
+    from bench.kernels.op import BACKENDS
+
+    assert config.BACKENDS == BACKENDS
+    with pytest.raises(ValueError, match="backends: expected each one of reference, compile, triton, got 'tritn'"):
+        config.Group(workloads=("x",), backends=("tritn",))

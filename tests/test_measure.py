@@ -3,13 +3,14 @@
 import math
 import types
 
+import numpy as np
 import pytest
 
 from bench.measure import cell
 from bench.measure.clock import LEAST_SAMPLES, measure
 from bench.measure.energy import Board
 from bench.measure.energy import summarise as summarise_board
-from bench.measure.statistics import bootstrap_median, summarise
+from bench.measure.statistics import bootstrap_median, order_interval, settled, summarise
 
 
 class Replay:
@@ -93,14 +94,37 @@ def test_median_interval_and_thirds():
 
 
 def test_the_interval_covers_the_true_median_about_95_times_in_100():
-    import numpy as np
-
     generator = np.random.default_rng(1)
     hits = 0
     for trial in range(200):
         low, high = bootstrap_median(generator.lognormal(0, 0.3, 41), seed=trial)
         hits += low <= 1.0 <= high
     assert 180 <= hits <= 199
+
+
+def test_the_sustained_interval_is_that_of_the_last_third():
+    """Money uses the last third, so its interval must come from there: narrower samples, wider interval."""
+    generator = np.random.default_rng(5)
+    hits = 0
+    for _ in range(200):
+        summary = summarise(list(generator.lognormal(0, 0.02, 60)))
+        hits += summary.last_low <= 1.0 <= summary.last_high
+    assert hits >= 174
+
+
+def test_the_stop_rules_interval_needs_no_resampling_and_covers_too():
+    generator = np.random.default_rng(6)
+    hits = sum(
+        low <= 1.0 <= high for low, high in (order_interval(generator.lognormal(0, 0.3, 41)) for _ in range(200))
+    )
+    assert 180 <= hits <= 200
+    assert order_interval([2.0]) == (2.0, 2.0)
+
+
+def test_a_clock_that_still_drifts_is_not_settled():
+    assert settled([1.0] * 9) and not settled([1.0] * 6 + [1.2] * 3)
+    timer = Replay(0, (0.1 * (1 + n / 50) for n in range(10**6)))
+    assert measure(timer.step, timer, 20).sampling_s >= 20
 
 
 class Workload:
@@ -145,6 +169,7 @@ def test_a_good_cell_answers_columns_and_samples(build):
     assert row["status"] == "ok" and len(row["step_s"]) == row["samples"] >= LEAST_SAMPLES
     assert row["system_tokens_per_s"] == pytest.approx(10 / row["step_s_last_third"])
     assert row["system_tokens_per_s_low"] <= row["system_tokens_per_s"] <= row["system_tokens_per_s_high"]
+    assert row["setup_s"] >= 0
 
 
 @pytest.mark.parametrize("error", [0.2, math.nan, math.inf])

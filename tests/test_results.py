@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import results
+from bench import results, runs
 from bench.results import CELLS, SAMPLES, ResultsError
 
 HEADER = ",".join(SAMPLES)
@@ -41,6 +41,8 @@ def test_an_unknown_field_is_refused_and_nothing_written(tmp_path):
         (HEADER + "\na,0,1.5\nb,x,1\n", "line 3: sample: expected a count, got 'x'"),
         (HEADER + "\na,0,fast\n", "line 2: step_s: expected a number, got 'fast'"),
         (HEADER + "\na,0,nan\n", "line 2: step_s: expected a finite number or blank, got 'nan'"),
+        (HEADER + "\na,0,1.5", "line 2: no newline at its end: cut off"),
+        (HEADER + ",cell\n", "line 1: column 'cell' stands twice"),
         (HEADER + '\n"a,0,1\n', "cannot be read as CSV"),
     ],
 )
@@ -66,3 +68,48 @@ def test_frame_types(tmp_path):
 def test_every_column_has_a_type_and_a_meaning():
     for columns in (CELLS, SAMPLES, results.PUBLISHED, results.COSTS, results.CLAIMS):
         assert all(kind in "sif" and meaning for kind, meaning in columns.values())
+
+
+GOOD = {
+    "run": "r",
+    "cell": "a",
+    "phase": "prefill",
+    "workload": "w",
+    "backend": "reference",
+    "device": "cpu",
+    "status": "ok",
+    "step_s_median": 1.0,
+    "step_s_last_third": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([GOOD | {"status": "banana"}], "line 2: status: expected one of ok, oom"),
+        ([GOOD, GOOD], "line 3: cell: a stands twice"),
+        ([GOOD | {"phase": None}], "line 2: phase: blank"),
+        ([GOOD | {"tokens_per_step": -4}], "line 2: tokens_per_step: expected no negative number, got -4"),
+        ([GOOD | {"step_s_last_third": None}], "line 2: step_s_last_third: expected a positive time"),
+        ([GOOD | {"step_s_median": 0.0}], "line 2: step_s_median: expected a positive time"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_named(tmp_path, rows, message):
+    results.append(tmp_path / "cells.csv", CELLS, rows)
+    with pytest.raises(ResultsError) as caught:
+        runs.read_cells(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_good_cell_and_a_failed_one_are_read(tmp_path):
+    failed = GOOD | {"cell": "b", "status": "oom", "step_s_median": None, "step_s_last_third": None}
+    results.append(tmp_path / "cells.csv", CELLS, [GOOD, failed])
+    assert [row["cell"] for row in runs.read_cells(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_an_environment_that_is_not_one_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "environment.json").write_text(content)
+    with pytest.raises(ResultsError, match=r"environment.json"):
+        runs.read_environment(tmp_path)

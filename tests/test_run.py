@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -87,8 +88,13 @@ def measure(suite, out, worker, **options):
     return run.run(suite, out, listener, worker=worker, **options), listener
 
 
+def folders(out: Path) -> list[Path]:
+    """The run folders, without lock files."""
+    return [path for path in (out / "runs").iterdir() if path.is_dir()]
+
+
 def cells_of(out: Path):
-    (folder,) = (out / "runs").iterdir()
+    (folder,) = folders(out)
     return results.read_rows(folder / "cells.csv", results.CELLS), results.read_rows(
         folder / "samples.csv", results.SAMPLES
     )
@@ -116,7 +122,7 @@ def test_fresh_starts_a_new_run(smoke, tmp_path, monkeypatch):
     first, _ = measure(smoke, tmp_path, Recorded())
     first.folder.rename(first.folder.with_name("20200101T000000_smoke_cpu_aaaaaaaa"))
     second, _ = measure(smoke, tmp_path, Recorded(), fresh=True)
-    assert len(list((tmp_path / "runs").iterdir())) == 2 and second.measured
+    assert len(folders(tmp_path)) == 2 and second.measured
 
 
 @pytest.mark.parametrize("name", ["device_uuid", "torch", "triton"])
@@ -125,7 +131,7 @@ def test_another_machine_or_version_is_another_run(smoke, tmp_path, name):
     first.folder.rename(first.folder.with_name("20200101T000000_smoke_cpu_aaaaaaaa"))
     worker = Recorded(facts=FACTS | {name: "another"})
     measure(smoke, tmp_path, worker)
-    assert worker.asked and len(list((tmp_path / "runs").iterdir())) == 2
+    assert worker.asked and len(folders(tmp_path)) == 2
 
 
 def test_whatever_a_cell_does_the_run_goes_on_with_a_fresh_worker(smoke, tmp_path):
@@ -150,7 +156,7 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(smoke, tmp_path
     whole = tmp_path / "whole"
     measure(smoke, whole, Recorded())
     rows, _ = cells_of(whole)
-    (folder,) = (whole / "runs").iterdir()
+    (folder,) = folders(whole)
     cells, samples = (folder / "cells.csv").read_bytes(), (folder / "samples.csv").read_bytes()
     lines, marks = cells.splitlines(keepends=True), samples.splitlines(keepends=True)
     cuts = []
@@ -162,7 +168,7 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(smoke, tmp_path
     for number, (some_cells, some_samples) in enumerate(cuts):
         out = tmp_path / str(number)
         shutil.copytree(whole, out)
-        (copied,) = (out / "runs").iterdir()
+        (copied,) = folders(out)
         for name, content in (("cells.csv", some_cells), ("samples.csv", some_samples)):
             (copied / name).write_bytes(content) if content else (copied / name).unlink()
         measure(smoke, out, Recorded())
@@ -179,7 +185,6 @@ def test_an_interrupt_keeps_every_finished_row_and_resumes(smoke, tmp_path):
     worker = Recorded()
     measure(smoke, tmp_path, worker)
     assert len(worker.asked) == 3 and len(cells_of(tmp_path)[0]) == 7
-    assert not list((tmp_path / "runs").glob(".*.lock"))
 
 
 def test_a_budget_stops_cleanly_and_says_what_it_left_out(smoke, tmp_path):
@@ -315,3 +320,50 @@ def test_a_run_folder_packs_into_one_archive(smoke, tmp_path):
     assert {"environment.json", "cells.csv", "samples.csv"} <= names
     with pytest.raises(journal.JournalError, match=r"cannot be written"):
         journal.pack(outcome.folder, archive)
+
+
+def test_a_committed_run_is_closed(smoke, tmp_path):
+    """Somebody else's committed facts are never resumed, even on a machine of the same name."""
+    first, _ = measure(smoke, tmp_path, Recorded())
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    first.folder.rename(first.folder.with_name("20200101T000000_smoke_cpu_aaaaaaaa"))
+    subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
+    worker = Recorded()
+    measure(smoke, tmp_path, worker)
+    assert len(worker.asked) == 7 and len(folders(tmp_path)) == 2
+
+
+def test_a_model_whose_stated_size_is_not_its_own_is_refused(monkeypatch, tmp_path, smoke):
+    shutil.copytree(config.CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    path = tmp_path / "configs/models/tiny_15m.toml"
+    path.write_text(path.read_text().replace("total_params = 14357376", "total_params = 1000000000"))
+    with pytest.raises(ConfigError, match=r"tiny_15m.toml: total_params: expected 14357376, which its sizes give"):
+        plan.cells(smoke, 24e9)
+
+
+def test_what_failed_for_a_reason_that_may_have_passed_is_tried_again(smoke, tmp_path):
+    """A killed worker, a missing compiler, a hang: tried again by the next call; a wrong result or oom is not."""
+    failures = {
+        ("copy_256mib", "reference"): WorkerDied("crashed", "killed by SIGKILL"),
+        ("read_256mib", "reference"): {"status": "unavailable", "reason": "no compiler"},
+        ("train_tiny", "reference"): {"status": "oom", "reason": "CUDA out of memory"},
+        ("prefill_tiny", "reference"): {"status": "incorrect", "reason": "relative error 3"},
+    }
+    measure(smoke, tmp_path, Recorded(failures))
+    worker = Recorded()
+    measure(smoke, tmp_path, worker)
+    assert sorted(worker.asked) == [("copy_256mib", "reference"), ("read_256mib", "reference")]
+    rows, samples = cells_of(tmp_path)
+    assert len(rows) == len({row["cell"] for row in rows}) == 7 and {row["status"] for row in rows} >= {"ok", "oom"}
+    assert len(samples) == 6 * 5
+
+
+def test_a_cell_the_budget_cut_has_no_row_and_is_measured_later(smoke, tmp_path):
+    late = WorkerDied("timeout", "no answer within 20 s; the worker was killed")
+    short = dataclasses.replace(smoke, budget_s=60)
+    outcome, _ = measure(short, tmp_path, Recorded({("prefill_tiny", "reference"): late}), clock=lambda: 0.0)
+    assert [cell.workload.key for cell in outcome.left_out] == ["prefill_tiny", "decode_tiny", "train_tiny"]
+    measure(smoke, tmp_path, Recorded())
+    assert {row["status"] for row in cells_of(tmp_path)[0]} == {"ok"}

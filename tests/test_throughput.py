@@ -68,8 +68,7 @@ def run(tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / "cells.csv").unlink(missing_ok=True)
         results.append(folder / "cells.csv", results.CELLS, cells)
-        if environment is not None:
-            (folder / "environment.json").write_text(json.dumps(environment))
+        (folder / "environment.json").write_text(json.dumps(environment or {}))
         notes: list[str] = []
         rows = [row for row in t.throughput([folder], notes) if row["basis"] == "measured"]
         return rows, notes
@@ -195,7 +194,8 @@ def test_a_malformed_run_is_one_line(tmp_path):
     (tmp_path / "cells.csv").write_text("run,colour\nr,red\n")
     with pytest.raises(results.ResultsError, match="line 1: unknown column 'colour'"):
         t.throughput([tmp_path])
-    (tmp_path / "cells.csv").write_text("run,cell\n")
+    (tmp_path / "cells.csv").unlink()
+    results.append(tmp_path / "cells.csv", results.CELLS, [cell()])
     (tmp_path / "environment.json").write_text("{")
     with pytest.raises(results.ResultsError, match=r"environment\.json: cannot be read as JSON"):
         t.throughput([tmp_path])

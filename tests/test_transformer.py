@@ -183,14 +183,63 @@ def test_a_shape_it_cannot_run_is_refused_with_the_reason():
 def test_the_whole_model_on_each_backend_passes_the_check_its_cells_pass(check, backend, qk_norm):
     """On a CPU the Triton kernels run in the interpreter: slow, and the same arithmetic."""
     error, shape = check(small(qk_norm=qk_norm), backend, "fp32", CPU, 21)
-    assert error < 1e-5 and "tokens=21" in shape
+    assert error < 1e-5 and "batch=2 tokens=21" in shape
 
 
-def test_the_check_sees_a_wrong_op(monkeypatch):
-    """A backend whose rotary angles run backwards must not pass."""
+def far_blind(q, k, v):
+    """Attention that forgets every key more than 255 back, as a kernel with a wrong loop bound would."""
+    length = q.shape[1]
+    back = torch.arange(length)[:, None] - torch.arange(length)[None, :]
+    mask = (back >= 0) & (back < 256)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    return attended.transpose(1, 2)
+
+
+def first_sequence(op):
+    """An attention that reads sequence 0's keys and values for every sequence, as a wrong batch stride would."""
+    return lambda q, k, v, *rest: op(q, k[:1].expand_as(k), v[:1].expand_as(v), *rest)
+
+
+class NoWeightGradient(torch.autograd.Function):
+    """RMSNorm whose weight gets a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.zeros_like(gradient)
+
+
+BROKEN = {
+    "rope": lambda ops: {"rope": lambda q, k, cos, sin, op=ops.rope: op(q, k, cos, -sin)},
+    "far keys": lambda ops: {"attention": far_blind},
+    "batch of attention": lambda ops: {"attention": first_sequence(ops.attention)},
+    "batch of decode": lambda ops: {"decode_attention": first_sequence(ops.decode_attention)},
+    "late slots of decode": lambda ops: {
+        "decode_attention": lambda q, k, v, n, op=ops.decode_attention: op(q, k, v, n.clamp(max=256))
+    },
+    "gradient of a gain": lambda ops: {
+        "rms_norm": lambda x, w, *rest, op=ops.rms_norm: op(x, NoWeightGradient.apply(w), *rest)
+    },
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_check_sees_a_wrong_op(monkeypatch, name, precision):
+    """Faults a kernel can have that a short prompt, a batch of one or one number for all gradients would not show."""
     ops = load_ops("reference")
-    right = ops.rope
-    ops.rope = lambda q, k, cos, sin: right(q, k, cos, -sin)
+    for op, wrong in BROKEN[name](load_ops("reference")).items():
+        setattr(ops, op, wrong)
     monkeypatch.setattr(oracle, "load", lambda backend: ops if backend == "broken" else load_ops(backend))
-    for check in (oracle.gradient_error, oracle.prefill_error, oracle.decode_error):
-        assert check(small(), "broken", "fp32", CPU, 21)[0] > oracle.TOLERANCE["bf16"]
+    checks = [(oracle.decode_error, oracle.TOLERANCE)]
+    if "decode" not in name:
+        checks = [(oracle.gradient_error, oracle.GRADIENT_TOLERANCE)]
+    if name in ("far keys", "batch of attention"):
+        checks.append((oracle.prefill_error, oracle.TOLERANCE))
+    for check, tolerance in checks:
+        error, _ = check(small(), "broken", precision, CPU, 4096)
+        assert error > tolerance[precision]

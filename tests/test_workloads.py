@@ -79,28 +79,30 @@ def test_prefill_fills_the_cache_it_was_given():
     assert (job.tokens_per_step, job.token_kind) == (33, "input")
 
 
-def test_decode_advances_appends_and_wraps():
-    job = make("decode", batch_size=2, input_tokens=5, output_tokens=3)
+def test_decode_holds_a_steady_batch_of_spread_contexts():
+    job = make("decode", batch_size=4, input_tokens=5, output_tokens=8)
     job.prepare()
-    before, seen = job.kv.keys[0].clone(), []
-    for _ in range(7):
+    assert job.filled == [6, 8, 10, 12]
+    before = [keys.clone() for keys in job.kv.keys]
+    for _ in range(3):
         job.step()
-        seen.append(job.kv.lengths.tolist())
-    assert seen == [[6, 6], [7, 7], [5, 5], [6, 6], [7, 7], [5, 5], [6, 6]]
-    assert torch.equal(before[:, :5], job.kv.keys[0][:, :5]) and not torch.equal(before[:, 5:], job.kv.keys[0][:, 5:])
+        assert job.kv.lengths.tolist() == [7, 9, 11, 13]  # appended one; set back before the next step
+    for old, new in zip(before, job.kv.keys, strict=True):
+        changed = (old != new).flatten(2).any(-1)
+        assert changed.nonzero().tolist() == [[b, n] for b, n in enumerate(job.filled)]
 
 
-def test_decode_counts_the_mean_context_of_the_steps_it_runs():
-    job = make("decode", batch_size=2, input_tokens=5, output_tokens=3)
-    steps = [accounting.decode(job.slice, 2, context, "fp32").flops for context in (6, 7, 8)]
-    assert job.flops == pytest.approx(sum(steps) / 3)
+def test_decode_counts_the_contexts_it_runs_at():
+    job = make("decode", batch_size=4, input_tokens=5, output_tokens=8)
+    each = [accounting.decode(job.slice, 1, filled + 1, "fp32").flops for filled in job.filled]
+    assert job.flops == pytest.approx(sum(each))
 
 
 @pytest.mark.parametrize("phase", ["train_step", "prefill", "decode"])
 def test_each_phase_passes_its_own_check_and_counts_its_slice(phase):
     job = make(phase, batch_size=2, input_tokens=9, output_tokens=2, layers=1)
     error, tolerance, shape = job.check()
-    assert error < tolerance and "layers=2 batch=1 tokens=9" in shape
+    assert error < tolerance and "layers=2 batch=2 tokens=9" in shape
     whole = make(phase, batch_size=2, input_tokens=9, output_tokens=2)
     assert 0 < job.flops < whole.flops and 0 < job.bytes < whole.bytes
 

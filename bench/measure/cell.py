@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.measure import device as machine
-from bench.measure.clock import CudaTimer, HostTimer, Timer, measure
+from bench.measure.clock import CudaTimer, HostTimer, Timer, measure, now
 from bench.measure.energy import Board, BoardReading, open_board
 from bench.measure.statistics import summarise
 
@@ -80,6 +80,7 @@ def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> d
 
 
 def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
+    start = now()
     check = Check(*workload.check())
     row: dict[str, Any] = {
         "check_error": check.error,
@@ -89,9 +90,11 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
     if not check.error <= check.tolerance:  # also when the error is NaN
         reason = f"relative error {check.error:.3g} against float64, allowed {check.tolerance:.3g}"
         return row | {"status": "incorrect", "reason": reason}
+    gc.collect()
     machine.reset_peak_memory(device)  # the check's float64 twin is not part of the cell
     workload.prepare()
     timer: Timer = CudaTimer() if device == "cuda" else HostTimer()
+    setup_s = timer.now() - start
     board = open_board(_uuid()) if device == "cuda" else "no GPU"
     readings: list[BoardReading] = []
 
@@ -111,6 +114,7 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
         "step_s_high": summary.high,
         "step_s_first_third": summary.first_third,
         "step_s_last_third": summary.last_third,
+        "setup_s": setup_s,
         "compile_s": timing.compile_s,
         "warmup_s": timing.warmup_s,
         "peak_memory_bytes": machine.peak_memory_bytes(device),
@@ -123,10 +127,9 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
     }
     if workload.tokens_per_step:
         sustained = workload.tokens_per_step / summary.last_third
-        # the interval of all samples, carried over to the sustained rate
         row["system_tokens_per_s"] = sustained
-        row["system_tokens_per_s_low"] = sustained * summary.median / summary.high
-        row["system_tokens_per_s_high"] = sustained * summary.median / summary.low
+        row["system_tokens_per_s_low"] = workload.tokens_per_step / summary.last_high
+        row["system_tokens_per_s_high"] = workload.tokens_per_step / summary.last_low
     flags = summary.flags
     for reading in readings:
         row |= {

@@ -2,9 +2,9 @@
 
 On CUDA a sample is the device time between two events; on a CPU it is host time around the step. The first
 call (compilation, autotuning, first allocations) is timed apart. Warm-up is until steady: two windows of steps
-in a row whose medians agree within 3%, not a count. Samples go on until the bootstrap interval of the
-median is within 1% or the time budget ends, whichever is first, but never for less than a third of the budget:
-clocks and temperature need time to settle, and money uses the settled rate.
+in a row whose medians agree within 3%, not a count. Samples go on until the 95% interval of the
+median is within 1% and the last third runs as fast as the middle third, or the time budget ends, and never for less
+than a third of the budget: clocks and temperature need time to settle, and money uses the settled rate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bench.measure.statistics import WIDE, bootstrap_median
+from bench.measure.statistics import WIDE, order_interval, settled
 
 STEADY = 0.03
 WINDOW = 3  # steps in a warm-up window
@@ -108,8 +108,8 @@ def measure(
     while True:
         before, window = window, timer.times(step, WINDOW, 1)
         spent = timer.now() - start
-        settled = abs(np.median(window) / np.median(before) - 1) < STEADY
-        if settled or spent > seconds / 2:
+        steady = abs(np.median(window) / np.median(before) - 1) < STEADY
+        if steady or spent > seconds / 2:
             break
     warmup_s = timer.now() - start
     step_s = float(np.median(window))
@@ -125,8 +125,9 @@ def measure(
             elapsed = timer.now() - start
             if elapsed >= seconds or len(samples) >= MOST_SAMPLES:
                 return
-            low, high = bootstrap_median(samples)
-            if elapsed >= seconds / 3 and (high - low) / 2 <= WIDE * float(np.median(samples)):
+            low, high = order_interval(samples)
+            narrow = (high - low) / 2 <= WIDE * float(np.median(samples))
+            if elapsed >= seconds / 3 and narrow and settled(samples):
                 return
             # about a tenth of the budget a batch, so that the stop rule is asked often enough
             batch = max(1, min(200, int(seconds / 10 / (step_s * group))))

@@ -5,6 +5,7 @@ Facts only. A GPU is matched to a config by its exact name elsewhere (bench/run.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -30,6 +31,13 @@ def cpu_count() -> int:
 def cpu_memory_bytes() -> int:
     """Physical memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _machine_id() -> str:
+    """A short name for this machine that no other has: CPUs carry no serial number one may read."""
+    path = Path("/etc/machine-id")
+    known = path.read_text().strip() if path.is_file() else ""
+    return hashlib.sha256(f"{known or platform.node()} {cpu_name()}".encode()).hexdigest()[:12]
 
 
 def has_cuda() -> bool:
@@ -60,9 +68,9 @@ def describe(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if device == "cpu":
-        return facts | {"device_name": facts["cpu_name"], "device_uuid": f"cpu:{facts['cpu_name']}:{cpu_count()}"}
+        return facts | {"device_name": facts["cpu_name"], "device_uuid": f"cpu:{cpu_count()}:{_machine_id()}"}
     if not torch.cuda.is_available():
-        raise RuntimeError("torch finds no CUDA device")
+        raise RuntimeError("torch finds no CUDA device, which this suite needs; on a CPU: --suite smoke")
     properties = torch.cuda.get_device_properties(0)
     return facts | {
         "device_name": properties.name,

@@ -18,13 +18,15 @@ UNSTEADY = 0.05  # difference of first and last third, likewise
 
 @dataclass(frozen=True)
 class Summary:
-    """Seconds. `low` and `high`: 95% interval of the median."""
+    """Seconds. `low` and `high`: 95% interval of the median; `last_low` and `last_high`: of the last third's."""
 
     median: float
     low: float
     high: float
     first_third: float
     last_third: float
+    last_low: float
+    last_high: float
 
     @property
     def half_width(self) -> float:
@@ -46,16 +48,34 @@ def bootstrap_median(samples: Sequence[float], seed: int = 0) -> tuple[float, fl
     return float(low), float(high)
 
 
+def order_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the median from order statistics (ranks n/2 -+ sqrt(n)): no resampling, for asking often."""
+    ordered = sorted(samples)
+    count = len(ordered)
+    reach = count**0.5
+    return ordered[max(0, int(count / 2 - reach))], ordered[min(count - 1, int(count / 2 + reach))]
+
+
+def settled(samples: Sequence[float]) -> bool:
+    """Whether the last third of the samples runs as fast as the middle third, within the width asked for."""
+    third = max(1, len(samples) // 3)
+    middle, last = np.median(samples[-2 * third : -third]), np.median(samples[-third:])
+    return bool(abs(last / middle - 1) <= WIDE)
+
+
 def summarise(samples: Sequence[float]) -> Summary:
     """Raises ValueError on no samples or a time that is not positive."""
     if not samples or min(samples) <= 0:
         raise ValueError("step times must be positive, and at least one")
     third = max(1, len(samples) // 3)
     low, high = bootstrap_median(samples)
+    last_low, last_high = bootstrap_median(samples[-third:])
     return Summary(
         median=float(np.median(samples)),
         low=low,
         high=high,
         first_third=float(np.median(samples[:third])),
         last_third=float(np.median(samples[-third:])),
+        last_low=last_low,
+        last_high=last_high,
     )

@@ -154,15 +154,15 @@ def train_step(m: Model, batch: int, tokens: int, accumulation: int, precision: 
     """One optimiser step over `accumulation` micro-batches of `batch` sequences.
 
     Bytes: each micro-batch reads the weights twice (forward, backward) and writes gradients once; AdamW with
-    fp32 master weights and states then moves 28 bytes a parameter (reads g, p, m, v; writes p, m, v and,
-    in bf16, the working copy). Activations come on top and depend on the implementation: not counted.
+    fp32 master weights and states then moves 28 bytes a parameter (reads g, p, m, v; writes p, m, v), 30 where
+    a 16-bit working copy is written too. Activations come on top and depend on the implementation: not counted.
     """
     weights = total_params(m)
     per_micro = 2 * _weight_bytes_read(m, batch * tokens, precision) + weights * BYTES[precision]
     return Cost(
         flops=3.0 * accumulation * forward_flops(m, batch, tokens, halved=True),
         flops_unhalved=3.0 * accumulation * forward_flops(m, batch, tokens, halved=False),
-        bytes=accumulation * per_micro + 28.0 * weights,
+        bytes=accumulation * per_micro + (28.0 if precision == "fp32" else 30.0) * weights,
     )
 
 

@@ -16,7 +16,6 @@ rate was taken over time that already contains idling: a published row says "idl
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench import config, results
+from bench import runs as run_folders
 
 Row = dict[str, Any]
 PHASES = ("train_step", "prefill", "decode", "serve")
@@ -99,8 +99,8 @@ def _imported(row: Mapping[str, Any]) -> Row:
 
 def _measured(run: Path, notes: list[str]) -> list[Row]:
     """The rows of one run folder; slices of one cell become one fitted row or a note."""
+    cells = run_folders.read_cells(run)
     machine = _machine(run)
-    cells = results.read_rows(run / "cells.csv", results.CELLS)
     cells = [c for c in cells if c["status"] == "ok" and c["phase"] in PHASES and not _void(run, c, notes)]
     slices: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     rows = []
@@ -119,19 +119,13 @@ def _measured(run: Path, notes: list[str]) -> list[Row]:
 
 def _machine(run: Path) -> Row:
     """Which device the run was on, and the host's vCPUs: columns of environment.json that prices and noise need."""
-    path = run / "environment.json"
-    if not path.is_file():
-        return {"vcpus": None, "device_uuid": None}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise results.ResultsError(f"{path}: cannot be read as JSON: {error}") from None
+    facts = run_folders.read_environment(run)
     count = facts.get("cpu_count")
     return {"vcpus": count if isinstance(count, int) else None, "device_uuid": facts.get("device_uuid")}
 
 
 def _void(run: Path, cell: Mapping[str, Any], notes: list[str]) -> bool:
-    """Whether a cell is faster than its GPU's data sheet allows: its time or its counts are wrong, so it is left out."""
+    """Whether a cell is faster than its GPU's data sheet allows: its time or its counts are wrong. Noted, left out."""
     step_s = _step_s(cell)
     if not step_s or not cell["gpu"] or cell["gpu"] == "cpu":
         return False

@@ -1,4 +1,4 @@
-"""One op alone, forward, at a real model's shape: how near a kernel comes to the machine's limits.
+"""One op alone, forward as training runs it, at a real model's shape: how near a kernel comes to the machine's limits.
 
 Inputs rotate over sets that together pass the cache, so a kernel is never timed on data it just left there.
 """
@@ -46,7 +46,11 @@ class Kernel:
 
     def _inputs(self, seed: int) -> dict[str, Any]:
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        return self.op.inputs(self.shape, self.dtype, self.device, generator)
+        inputs = self.op.inputs(self.shape, self.dtype, self.device, generator)
+        for name in self.op.differentiable:  # the form training runs: what backward needs is computed and written
+            if inputs[name] is not None:
+                inputs[name].requires_grad_()
+        return inputs
 
     @torch.no_grad()
     def check(self) -> tuple[float, float, str]:
@@ -64,7 +68,6 @@ class Kernel:
         self.sets = [self._inputs(seed) for seed in range(sets)]
         self.turn = 0
 
-    @torch.no_grad()
     def step(self) -> None:
         self.call(**self.sets[self.turn])
         self.turn = (self.turn + 1) % len(self.sets)

@@ -20,7 +20,7 @@ class Prefill(Subject):
         self.counts(accounting.prefill(self.slice, w.batch_size, w.input_tokens, w.precision))
 
     def check(self) -> tuple[float, float, str]:
-        return self.against_float64(oracle.prefill_error)
+        return self.against_float64(oracle.prefill_error, oracle.TOLERANCE)
 
     def prepare(self) -> None:
         w = self.workload

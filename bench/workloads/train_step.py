@@ -30,7 +30,7 @@ class TrainStep(Subject):
         self.counts(accounting.train_step(self.slice, *sizes, w.precision))
 
     def check(self) -> tuple[float, float, str]:
-        return self.against_float64(oracle.gradient_error)
+        return self.against_float64(oracle.gradient_error, oracle.GRADIENT_TOLERANCE)
 
     def prepare(self) -> None:
         w = self.workload
