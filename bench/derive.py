@@ -33,6 +33,7 @@ class Derivation:
     runs: list[Path]
     target: Path
     as_of: datetime.date
+    tracked: bool = False  # the public files: the README's table is one of them
 
     @classmethod
     def of(cls, out: Path, runs: list[Path] | None, tracked: bool) -> Derivation:
@@ -41,7 +42,7 @@ class Derivation:
             if not (folder / "cells.csv").is_file():
                 raise ConfigError(f"{folder}: no cells.csv there; expected a run folder")
         if tracked:
-            return cls(tracked_runs(out / "runs"), out, read_as_of(out / "as_of"))
+            return cls(tracked_runs(out / "runs"), out, read_as_of(out / "as_of"), tracked=True)
         chosen = runs or sorted(path.parent for path in (out / "runs").glob("*/cells.csv"))
         return cls(chosen, out / "local", datetime.datetime.now(datetime.UTC).date())
 
@@ -122,6 +123,7 @@ def claim(job: Derivation) -> str:
 
 def report(job: Derivation, quiet: bool = False) -> None:
     """Write costs.csv, claims.csv and report/; show the verdict. Without altair: the CSVs, and one line why."""
+    from bench.report import readme
     from bench.report.build import report as write_report
     from bench.report.drawing import ReportUnavailable
     from bench.report.terminal import show
@@ -131,6 +133,8 @@ def report(job: Derivation, quiet: bool = False) -> None:
     paths = [job.target / "costs.csv", job.target / "claims.csv"]
     results.write(paths[0], results.COSTS, made.costs)
     results.write(paths[1], results.CLAIMS, made.claims)
+    if job.tracked:
+        readme.update(results.ROOT / "README.md", made.claims)
     provenance = {"environments": environments, "warnings": made.warnings}
     try:
         paths += write_report(
@@ -150,7 +154,7 @@ def check(out: Path) -> None:
     job = Derivation.of(out, None, tracked=True)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        report(replace(job, target=scratch), quiet=True)
+        report(replace(job, target=scratch, tracked=False), quiet=True)
         different = [name for name in COMPARED if not same(out / name, scratch / name)]
         unopened = [
             str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file() and not path.stat().st_size

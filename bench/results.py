@@ -72,7 +72,7 @@ CELLS: dict[str, tuple[str, str]] = {
     "sm_clock_hz": ("f", "median SM clock over the cell"),
     "temperature_c": ("f", "highest GPU temperature over the cell"),
     "throttle_reasons": ("s", "NVML throttle reasons seen, joined by +"),
-    "flags": ("s", "unsteady, throttled, wide_interval, above_datasheet ... joined by +"),
+    "flags": ("s", "unsteady, wide_interval, throttled, busy_host: reasons to doubt the row, joined by +"),
     "check_error": ("f", "relative RMS error against float64"),
     "check_tolerance": ("f", "what was allowed"),
     "check_shape": ("s", "the shape the check ran at"),

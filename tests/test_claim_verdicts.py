@@ -163,7 +163,7 @@ def test_a_hundred_thousand_draws_take_less_than_two_seconds():
 def test_only_cpu_rows_measured_means_imported_rows_decide(folder):
     cpu = [{**r, "basis": "measured", "device": "cpu", "gpu": "cpu"} for r in (TRAIN, SERVE)]
     rows = table.claims([*cpu, TRAIN, SERVE], TODAY)
-    assert "rests on imported rows" in table.verdict_line(rows)
+    assert "Rests on imported rows" in table.verdict_line(rows)
     r = next(r for r in rows if r["claim"] == KEY and r["subject"] == "r")
     assert r["basis"] == "imported" and r["rests_on"] == "published:s;published:t"
     assert text(found(rows, "verdict")) == text(found(table.claims([TRAIN, SERVE], TODAY), "verdict"))
@@ -171,7 +171,7 @@ def test_only_cpu_rows_measured_means_imported_rows_decide(folder):
 
 def test_measured_gpu_rows_are_named_in_the_verdict_line():
     measured = [{**r, "basis": "measured", "row": f"run/{r['row']}"} for r in (TRAIN, SERVE)]
-    assert "rests on measured rows" in table.verdict_line(table.claims([*measured, *published()], TODAY))
+    assert "Rests on measured rows" in table.verdict_line(table.claims([*measured, *published()], TODAY))
 
 
 def test_without_any_pair_the_rest_is_still_answered():

@@ -255,3 +255,11 @@ def test_a_silent_board_gives_blanks_with_a_reason():
     polls = [{"at": 0, "power_w": None, "sm_clock_hz": None, "temperature_c": None, "reasons": 0}]
     reading = summarise_board(polls, None, None, 4.0)
     assert reading.energy_joules is None and "neither" in reading.reason
+
+
+def test_a_busy_host_is_seen_and_a_quiet_one_is_not(monkeypatch):
+    monkeypatch.setattr(cell.machine, "cpu_count", lambda: 4)
+    assert not cell.host_is_busy(100.0, 100.3, 1.0) and cell.host_is_busy(100.0, 100.5, 1.0)
+    assert not cell.host_is_busy(None, 1.0, 1.0)
+    first = cell.machine.others_cpu_s()
+    assert first is None or 0 <= first <= cell.machine.others_cpu_s() + 0.05

@@ -63,7 +63,7 @@ def _place(row: Finding) -> tuple[Any, ...]:
 
 
 def verdict_line(found: Sequence[Finding]) -> str:
-    """The leading verdict in one sentence: interval, other definitions, grounds, what flips it."""
+    """The leading verdict, a line each: interval, other definitions, grounds, what flips it."""
     claim = _leading()
     if claim is None or claim.headline is None:
         return "No claim with a headline is configured."
@@ -75,13 +75,18 @@ def verdict_line(found: Sequence[Finding]) -> str:
     if first is None:
         return f"{text[0].upper()}{text[1:]}: no verdict, nothing to rest on was found."
     leading = (
-        f"{text[0].upper()}{text[1:]}: {first['verdict']} by {definition} "
+        f"{text[0].upper()}{text[1:]}: {first['verdict']} by {_shown(definition)} "
         f"(P {first['probability']:.2f}; share {first['p50']:.2f}, "
         f"80% interval {first['p10']:.2f} to {first['p90']:.2f})"
     )
     others = _others([row for row in verdicts if row is not first])
-    parts = [leading, *others, _rests(rows), _flips(rows, definition, statement)]
-    return "; ".join(parts) + "."
+    lines = [leading, f"Other definitions: {'; '.join(others)}", _rests(rows), _flips(rows, definition, statement)]
+    return "\n".join(f"{line[0].upper()}{line[1:]}." for line in lines)
+
+
+def _shown(name: object) -> str:
+    """A key as a person reads it."""
+    return str(name).replace("_", " ")
 
 
 def _leading() -> Claim | None:
@@ -93,7 +98,7 @@ def _leading() -> Claim | None:
 def _others(verdicts: Sequence[Finding]) -> list[str]:
     """ "holds by D1 and D4", a part for each verdict there is."""
     return [
-        f"{word} by {', '.join(names)}"
+        f"{word} by {', '.join(map(_shown, names))}"
         for word in ("holds", "undecided", "fails")
         if (names := [row["definition"] for row in verdicts if row["verdict"] == word])
     ]
@@ -107,7 +112,7 @@ def _rests(rows: Sequence[Finding]) -> str:
         return "rests on public evidence alone: no trained and served rate of one model on one GPU"
     names = sorted({row["definition"] for row in rows if row["kind"] == "break_even"})
     return (
-        f"rests on {r['basis']} rows where throughput enters ({', '.join(names)}: "
+        f"rests on {r['basis']} rows where throughput enters ({', '.join(map(_shown, names))}: "
         f"{len(r['rests_on'].split(';'))} rows, r {r['p50']:.2f}, 80% interval {r['p10']:.2f} to "
         f"{r['p90']:.2f}), on public evidence elsewhere"
     )
@@ -118,5 +123,6 @@ def _flips(rows: Sequence[Finding], definition: str, statement: str) -> str:
     for row in rows:
         of = (row["kind"], row["definition"], str(row["subject"]).split(":")[0])
         if of == ("flip", definition, statement):
-            return f"it would flip: {row['note']}" if row["verdict"] else str(row["note"])
+            note = _shown(row["note"])
+            return f"it would flip: {note}" if row["verdict"] else note
     return "nothing tried would flip it"

@@ -18,6 +18,8 @@ from bench.measure.clock import CudaTimer, HostTimer, Timer, measure, now
 from bench.measure.energy import Board, BoardReading, open_board
 from bench.measure.statistics import summarise
 
+BUSY = 0.1  # share of all cores
+
 
 @dataclass(frozen=True)
 class Check:
@@ -79,6 +81,13 @@ def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> d
         gc.collect()
 
 
+def host_is_busy(before: float | None, after: float | None, seconds: float) -> bool:
+    """Whether other processes, or the host under this virtual machine, took more than a tenth of its cores."""
+    if before is None or after is None:
+        return False
+    return after - before > BUSY * seconds * machine.cpu_count()
+
+
 def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
     start = now()
     check = Check(*workload.check())
@@ -104,7 +113,10 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
         else:
             sample()
 
+    others = machine.others_cpu_s()
+    begun = now()
     timing = measure(workload.step, timer, seconds, around=around)
+    busy = host_is_busy(others, machine.others_cpu_s(), now() - begun)
     summary = summarise(timing.samples)
     row |= {
         "status": "ok",
@@ -130,7 +142,7 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
         row["system_tokens_per_s"] = sustained
         row["system_tokens_per_s_low"] = workload.tokens_per_step / summary.last_high
         row["system_tokens_per_s_high"] = workload.tokens_per_step / summary.last_low
-    flags = summary.flags
+    flags = summary.flags + ["busy_host"] * busy
     for reading in readings:
         row |= {
             "energy_joules_per_step": None if reading.energy_joules is None else reading.energy_joules / timing.steps,

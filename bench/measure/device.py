@@ -104,6 +104,20 @@ def python_headers() -> bool:
     return Path(sysconfig.get_paths()["include"], "Python.h").is_file()
 
 
+def others_cpu_s() -> float | None:
+    """CPU seconds the rest of the machine has used so far: all cores' busy and stolen time less this process's.
+
+    None where /proc/stat is not there.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _idle, _wait, irq, soft, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
+    ours = os.times()
+    busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - ours.user - ours.system
+
+
 def reset_peak_memory(device: str) -> None:
     """Give back what is cached and start counting the peak again: a worker process outlives its cells."""
     if device == "cuda":

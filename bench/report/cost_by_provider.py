@@ -158,7 +158,7 @@ def section(material: Material) -> Section:
         title="Cost per million tokens",
         text=(
             text(
-                f"{said}; results/costs.csv holds every other row. Points are medians over a provider's regions, lines"
+                f"{said}; costs.csv holds every other row. Points are medians over a provider's regions, lines"
                 " their range. Only prices of one level stand in one panel. On the same GPU at the same price, price"
                 " cancels from the training-to-serving ratio."
             ),

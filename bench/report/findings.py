@@ -130,6 +130,6 @@ def section(material: Material) -> Section:
     return Section(
         id="findings",
         title="Findings, row by row",
-        text=(text("results/claims.csv as it stands; grounds lead to the rows and public figures behind a finding."),),
+        text=(text("claims.csv as it stands; grounds lead to the rows and public figures behind a finding."),),
         tables=(*found, *grounds_tables(material)),
     )

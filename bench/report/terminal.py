@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.claim.spec import Claim
 from bench.claim.table import verdict_line
@@ -20,17 +19,17 @@ from bench.report.offers import SIDES, chosen, headline, offers
 from bench.report.page import Link, as_text
 from bench.report.words import TERMS, Files, definition, phrase, statement
 
-COLUMNS = ("statement", "training means", "verdict", "P", "p10", "median", "p90", "basis")
+COLUMNS = ("", "verdict", "P", "p10", "median", "p90", "basis")
 
 
 def show(claims: Rows, costs: Rows, paths: Sequence[Path]) -> None:
     """Print verdict, verdict table, cost lines and paths to stdout."""
     files = load_all(Claim)
-    rows = [cells(row, files) for row in verdicts(claims, files)]
+    rows = verdicts(claims, files)
     print(verdict_line(claims) if rows else "No claim was tested.")
     if rows:
         print()
-        table(rows)
+        table([line for row in grouped(rows, files) for line in row])
         print()
     for line in cost_lines(costs):
         print(line)
@@ -38,10 +37,17 @@ def show(claims: Rows, costs: Rows, paths: Sequence[Path]) -> None:
         print(f"wrote {path}")
 
 
-def cells(row: dict[str, Any], files: Files) -> list[str]:
-    """A verdict row as words: the definition by its key, to fit a terminal."""
-    _, *rest = ("".join(p.text if isinstance(p, Link) else p for p in as_text(c)) for c in verdict_cells(row, files))
-    return [statement(row, files), definition(row["definition"]), *rest]
+def grouped(rows: Rows, files: Files) -> list[list[list[str]]]:
+    """Each statement as a line of its own, and under it a line a definition."""
+    found: dict[str, list[list[str]]] = {}
+    for row in rows:
+        said = statement(row, files)
+        _, *rest = (
+            "".join(p.text if isinstance(p, Link) else p for p in as_text(c)) for c in verdict_cells(row, files)
+        )
+        lines = found.setdefault(said, [[said, *("" for _ in COLUMNS[1:])]])
+        lines.append([f"  {definition(row['definition'])}", *rest])
+    return list(found.values())
 
 
 def table(rows: list[list[str]]) -> None:
@@ -76,7 +82,8 @@ def cost_lines(costs: Rows) -> list[str]:
             first, middle = here[0], here[len(here) // 2]
             what = f"{phrase(rows[0]['x_model'])} on {phrase(rows[0]['x_gpu'])}"
             found.append(
-                f"{side}, {level}: {usd(middle['median'])} per million tokens (median of {len(here)} offers),"
-                f" cheapest {usd(first['median'])} ({first['provider']}, {TERMS[first['term']]}); {what}"
+                f"{side}, {level}: {usd(middle['median'])} per million {rows[0]['x_token_kind']} tokens (median of"
+                f" {len(here)} offers), cheapest {usd(first['median'])} ({first['provider']}, {TERMS[first['term']]});"
+                f" {what}, {rows[0]['x_precision']}, {rows[0]['x_basis']} rate"
             )
     return found

@@ -1,0 +1,58 @@
+"""The verdict table of the README, rewritten by `make report` so that it never says more than the results."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench.report.material import Rows
+
+BLOCK = re.compile(r"(<!-- verdict:[^>]*-->\n).*?(\n<!-- /verdict -->)", re.S)
+STATEMENTS = ("dominates_by_2027", "leads_by_2030")
+MEANS = {
+    "D1": "final training runs, from tokens and throughput",
+    "D1_top_down": "final training runs, from dollars",
+    "D2_bottom_up": "all research compute, from tokens and throughput",
+    "D2_top_down": "all research compute at OpenAI, from dollars: the headline",
+    "D2_plan": "the same, OpenAI's own plan of February 2026 at its word",
+    "D2_plan_with_error": "the same plan, off by up to a factor of two",
+    "D2_anthropic": "all research compute at Anthropic",
+    "D3": "research as booked in OpenAI's accounts",
+    "D4": "the industry's training capacity",
+}
+
+
+def verdict_table(claims: Rows) -> str:
+    """Two statements by nine definitions, and Stargate in a sentence. Raises KeyError where a verdict is missing."""
+    found = {(row["definition"], row["subject"]): row for row in claims if row["kind"] == "verdict"}
+
+    def cell(definition: str, subject: str) -> str:
+        row = found[definition, subject]
+        low, middle, high = (f"{row[name]:.0%}" for name in ("p10", "p50", "p90"))
+        return f"{row['verdict']} (P {row['probability']:.2f}; {middle}, {low} to {high})"
+
+    lines = ["| serving compared with | two thirds or more in 2027 | more than half in 2030 |", "| --- | --- | --- |"]
+    for key, meaning in MEANS.items():
+        cells = " | ".join(cell(key, subject) for subject in STATEMENTS)
+        lines.append(f"| {key.replace('_', ' ')}: {meaning} | {cells} |")
+    subjects = [
+        ("contract", "stargate_cheaper_by_contract"),
+        ("owner", "stargate_cheaper_by_owner_cost"),
+        ("delivery", "stargate_75_percent_by_2030"),
+    ]
+    said = [f"{found[key]['verdict']} (P {found[key]['probability']:.2f})" for key in subjects]
+    lines += [
+        "",
+        f"Stargate cheaper than Azure: contract against contract {said[0]}, owner's cost against owner's cost "
+        f"{said[1]}; 75% of capacity from Stargate by 2030: {said[2]}.",
+    ]
+    return "\n".join(lines)
+
+
+def update(path: Path, claims: Rows) -> None:
+    """Put the table between the README's two marks. Raises ValueError where they are gone."""
+    text = path.read_text(encoding="utf-8")
+    if not BLOCK.search(text):
+        raise ValueError(f"{path}: expected the marks <!-- verdict: ... --> and <!-- /verdict -->")
+    table = verdict_table(claims)
+    path.write_text(BLOCK.sub(lambda found: f"{found[1]}{table}{found[2]}", text), encoding="utf-8")
