@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import shutil
 
@@ -176,3 +177,40 @@ def test_the_price_claim_answers_by_level_with_saving_and_delivery():
     assert saving["p50"] == pytest.approx(0.75 * (1 - contract["p50"]), abs=1e-6)
     assert "proxy" in contract["note"] and contract["definition"] == "contract"
     assert verdicts["stargate_75_percent_by_2030"]["verdict"] == "fails"
+
+
+def test_a_price_without_its_instance_is_no_price_of_the_book(folder):
+    """gpu_only rows leave out the host: a comparison that names them finds nothing to compare."""
+    path = folder.parent / "providers" / "oracle.toml"
+    text = path.read_text()
+    assert 'includes = "instance"' in text
+    asked = Booked(provider="oracle", gpu="h100_sxm_80gb", term="on_demand")
+    assert prices.booked(asked, 1000, 0).mean() > 0
+    path.write_text(text.replace('includes = "instance"', 'includes = "gpu_only"'))
+    with pytest.raises(ConfigError, match=r"oracle.toml: price: expected h100_sxm_80gb at on_demand"):
+        prices.booked(asked, 1000, 0)
+
+
+def test_every_verdict_names_what_it_stands_on():
+    """Evidence ids or throughput rows: never neither, whatever the basis says."""
+    for row in table.claims(published(), TODAY):
+        if row["kind"] == "verdict":
+            assert row["evidence"] or row["rests_on"], row["subject"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("source_url", "", "line 2: id and source_url: expected both"), ("value", "nan", "expected a finite number")],
+)
+def test_an_evidence_row_that_cannot_be_is_one_line(folder, column, value, message):
+    path = folder.parent / "evidence.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[0][column] = value
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ConfigError) as caught:
+        figures()
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -171,7 +171,7 @@ def test_only_cpu_rows_measured_means_imported_rows_decide(folder):
 
 def test_measured_gpu_rows_are_named_in_the_verdict_line():
     measured = [{**r, "basis": "measured", "row": f"run/{r['row']}"} for r in (TRAIN, SERVE)]
-    assert "Rests on measured rows" in table.verdict_line(table.claims([*measured, *published()], TODAY))
+    assert "Rests on measured and imported rows" in table.verdict_line(table.claims([*measured, *published()], TODAY))
 
 
 def test_without_any_pair_the_rest_is_still_answered():

@@ -98,12 +98,13 @@ def test_stargate_owner_cost_is_a_range_without_utilisation():
     assert made.high < high < 8
 
 
-def test_owners_who_face_the_same_range_get_the_same_draws_and_differ_only_where_they_differ():
-    """One market for machines and power: two owners' costs move together, apart from what only one of them pays."""
+def test_owners_share_one_market_and_differ_only_in_what_is_declared_their_own():
+    """Machines and power cost two owners the same draw by draw; a changed range must not tear them apart."""
     own = providers()["stargate"].owned[0]
-    twin = dataclasses.replace(own, sku="the same inputs")
-    assert (owned.draws(own) == owned.draws(twin)).all()
-    cheaper = dataclasses.replace(own.cost_of_capital, low=0.02, value=0.03, high=0.04)
-    other = owned.draws(dataclasses.replace(own, cost_of_capital=cheaper))
-    assert (other < owned.draws(own)).all()
+    shared = dataclasses.replace(own, apart=())
+    assert (owned.draws(shared) == owned.draws(dataclasses.replace(shared, owner="another"))).all()
+    dearer = dataclasses.replace(own.capex_usd_per_gw, high=own.capex_usd_per_gw.high * 1.00002)
+    moved = owned.draws(dataclasses.replace(own, capex_usd_per_gw=dearer))
+    assert np.corrcoef(moved, owned.draws(own))[0, 1] > 0.9999
+    other = owned.draws(dataclasses.replace(own, owner="another"))
     assert 0.5 < np.corrcoef(other, owned.draws(own))[0, 1] < 0.999

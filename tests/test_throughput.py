@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -201,25 +202,6 @@ def test_a_malformed_run_is_one_line(tmp_path):
         t.throughput([tmp_path])
 
 
-def ranked(basis, **changes):
-    same = {"gpu": "h100_sxm_80gb", "model": "llama_3_1_8b", "precision": "bf16", "phase": "decode"}
-    return dict.fromkeys(t.COLUMNS) | same | {"basis": basis} | changes
-
-
-def test_measured_outranks_imported_outranks_modelled():
-    measured, imported, modelled = (ranked(basis) for basis in results.BASES)
-    assert t.outranked([modelled, imported, measured]) == [modelled, imported]
-    assert t.outranked([modelled, imported]) == [modelled]
-    assert t.outranked([imported, dict(imported)]) == []
-
-
-@pytest.mark.parametrize(
-    "change", [{"gpu": "b200_sxm_180gb"}, {"model": "qwen3_8b"}, {"precision": "fp8"}, {"phase": "serve"}]
-)
-def test_only_the_same_gpu_model_precision_and_phase_outrank(change):
-    assert t.outranked([ranked("measured"), ranked("modelled", **change)]) == []
-
-
 @pytest.mark.parametrize(
     ("counts", "kept"),
     [
@@ -233,3 +215,41 @@ def test_faster_than_the_data_sheet_is_void(run, counts, kept):
     rows, notes = run(cell(**counts))
     assert bool(rows) is kept
     assert kept or (len(notes) == 1 and "void, left out" in notes[0] and "the data sheet of h100_sxm_80gb" in notes[0])
+
+
+PUBLISHED = {
+    "id": "a",
+    "phase": "serve",
+    "model": "llama_3_1_8b",
+    "gpu": "h100_sxm_80gb",
+    "n_gpus": 1,
+    "precision": "fp8",
+    "token_kind": "output",
+    "system_tokens_per_s": 10.0,
+    "workload": "w",
+    "software": "s",
+    "as_of": "2026",
+    "source": "https://example.com",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"system_tokens_per_s": -5.0}, "system_tokens_per_s: expected a positive number, got -5.0"),
+        ({"system_tokens_per_s": 0.0}, "system_tokens_per_s: expected a positive number"),
+        ({"source": None}, "source: blank; every published row has one"),
+        ({"gpu": "h100_foo"}, "gpu: expected one of a100_pcie_80gb"),
+        ({"model": "llama_9"}, "model: expected one of deepseek_v3"),
+        ({"phase": "trainstep"}, "phase: expected one of train_step"),
+        ({"token_kind": "foo"}, "token_kind: expected one of trained"),
+        ({}, "id: a stands twice"),
+    ],
+)
+def test_a_published_row_that_cannot_be_is_one_line(tmp_path, monkeypatch, change, message):
+    shutil.copytree(config.CONFIGS, tmp_path / "configs", ignore=shutil.ignore_patterns("published.csv"))
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    results.append(tmp_path / "configs/published.csv", results.PUBLISHED, [PUBLISHED, PUBLISHED | change])
+    with pytest.raises(results.ResultsError) as caught:
+        t.published()
+    assert f"published.csv: line 3: {message}" in str(caught.value)

@@ -41,9 +41,23 @@ def figures() -> dict[str, Figure]:
 def _read(path: Path) -> dict[str, Figure]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return {row["id"]: _figure(row) for row in csv.DictReader(file)}
+            found: dict[str, Figure] = {}
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                figure = _figure(row)
+                if figure.key in found or not row["source_url"] or not figure.key:
+                    wrong = "id: stands twice" if figure.key in found else "id and source_url: expected both"
+                    raise config.ConfigError(f"{path}: line {number}: {wrong}")
+                found[figure.key] = figure
+            return found
     except (OSError, UnicodeDecodeError, KeyError, ValueError) as error:
         raise config.ConfigError(f"{path}: not a readable evidence table: {error!r}") from None
+
+
+def _number(field: str, key: str) -> float:
+    value = float(field)
+    if not math.isfinite(value):
+        raise ValueError(f"{key}: value: expected a finite number, got {field!r}")
+    return value
 
 
 def _figure(row: dict[str, str]) -> Figure:
@@ -51,7 +65,7 @@ def _figure(row: dict[str, str]) -> Figure:
         key=row["id"],
         organisation=row["organisation"],
         metric=row["metric"],
-        value=float(row["value"]) if row["value"] else None,
+        value=_number(row["value"], row["id"]) if row["value"] else None,
         unit=row["unit"],
         start=row["period_start"],
         end=row["period_end"],

@@ -11,7 +11,7 @@ warned about. A delivery asks the other half: whether that much capacity would b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.special import ndtr
@@ -58,7 +58,7 @@ def booked(asked: Booked, count: int, seed: int) -> Array:
     machines = [machine for machine in provider.owned if machine.gpu == asked.gpu]
     if asked.term == "owned" and machines:
         return owned.draws(machines[0], count, seed)
-    rows = [row for row in provider.price if (row.gpu, row.term) == (asked.gpu, asked.term)]
+    rows = [row for row in provider.price if (row.gpu, row.term, row.includes) == (asked.gpu, asked.term, "instance")]
     if not rows:
         wanted = f"{asked.gpu} at {asked.term}"
         raise ConfigError(f"configs/providers/{asked.provider}.toml: price: expected {wanted}")
@@ -82,9 +82,15 @@ def price_ratio(left: Side, right: Side, prices: Mapping[str, Array]) -> Array:
     return prices[left.name] / prices[right.name]
 
 
-def _cited(claim: Claim, names: Sequence[str]) -> Finding:
-    parameters = [claim.parameters[name] for name in names]
-    return {"basis": "evidence", "evidence": ids(*(prior.evidence for prior in parameters))}
+def _cited(claim: Claim, *sides: Side) -> Finding:
+    """The evidence behind the sides: of their parameters, and of the inputs of an owner's annuity in the book."""
+    names = [name for side in sides for name in (*side.multiply, *side.divide)]
+    cited = [claim.parameters[name].evidence for name in names]
+    for asked in (side.booked for side in sides if side.booked):
+        machines = [m for m in config.load(book.Provider, asked.provider).owned if m.gpu == asked.gpu]
+        inputs = [value for machine in machines for value in vars(machine).values()]
+        cited += [value.evidence for value in inputs if isinstance(value, book.Range)]
+    return {"basis": "evidence", "evidence": ids(*cited)}
 
 
 def _price(claim: Claim, side: Side, values: Array) -> Finding:
@@ -97,7 +103,7 @@ def _price(claim: Claim, side: Side, values: Array) -> Finding:
     return finding(
         claim,
         "price",
-        **_cited(claim, names),
+        **_cited(claim, side),
         **quantiles(values),
         definition=side.level,
         subject=side.text,
@@ -109,11 +115,10 @@ def _price(claim: Claim, side: Side, values: Array) -> Finding:
 def _compared(
     claim: Claim, comparison: Comparison, left: Side, right: Side, ratio: Array, moved: Array
 ) -> list[Finding]:
-    names = [*left.multiply, *left.divide, *right.multiply, *right.divide]
     probability = float(np.mean(ratio < 1))
     proxies = [side.text for side in (left, right) if side.proxy]
     proxy = f"; proxy: {', '.join(proxies)}" if proxies else ""
-    where = {**_cited(claim, names), "definition": left.level, "note": f"{comparison.note}{proxy}"}
+    where = {**_cited(claim, left, right), "definition": left.level, "note": f"{comparison.note}{proxy}"}
     held = finding(
         claim,
         "verdict",
@@ -142,10 +147,12 @@ def _delivered(claim: Claim, item: Delivery, draws: Mapping[str, Array]) -> Find
     part = arrives / (arrives + draws[item.other])
     needed = draws[item.share]
     probability = float(np.mean(part >= needed))
+    cited = [item.planned, item.delivered, item.other, item.share]
     return finding(
         claim,
         "verdict",
-        **_cited(claim, [item.planned, item.delivered, item.other, item.share]),
+        basis="evidence",
+        evidence=ids(*(claim.parameters[name].evidence for name in cited)),
         **quantiles(part),
         definition="delivery",
         subject=item.name,

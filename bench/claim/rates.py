@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.claim.definitions import Definition
 from bench.claim.priors import Array
-from bench.claim.ratio import Pair
+from bench.claim.ratio import Pair, basis_of
 from bench.claim.verdict import Finding, finding, ids, quantiles
 from bench.claim.world import CANCELS, World, grounds
 from bench.results import BASES
@@ -55,7 +55,7 @@ def _rate(drawn: World, subject: str, pairs: Sequence[Pair], r: Array, note: str
 
 
 def _on(pairs: Sequence[Pair]) -> Finding:
-    return {"basis": pairs[0].basis, "rests_on": ids(*(pair.rows for pair in pairs))}
+    return {"basis": basis_of(pairs), "rests_on": ids(*(pair.rows for pair in pairs))}
 
 
 def _left_out(drawn: World) -> Finding:

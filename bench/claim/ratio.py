@@ -231,10 +231,9 @@ def pairs(found: Sequence[Rate], classes: Sequence[str]) -> list[Pair]:
     return sorted(result, key=lambda pair: pair.name)
 
 
-def headline(found: Sequence[Pair]) -> list[Pair]:
-    """The pairs of the best basis there is: what r is drawn from. Empty where there is no pair."""
-    best = min((pair.basis for pair in found), key=BASES.index, default="")
-    return [pair for pair in found if pair.basis == best]
+def basis_of(found: Sequence[Pair]) -> str:
+    """The bases of pairs, best first: imported, or measured+imported."""
+    return "+".join(sorted({pair.basis for pair in found}, key=BASES.index))
 
 
 def draw(chosen: Sequence[Pair], mixes: Sequence[Mix], draws: int, seed: int) -> dict[str, Array]:

@@ -72,6 +72,7 @@ class Claim:
         for section in KINDS[self.kind]:
             require(bool(getattr(self, section)), section, f"present in a claim of kind {self.kind}")
         require(self.draws >= 1000, "draws", f"at least 1000, got {self.draws}")
+        require(self.seed >= 0, "seed", f"0 or more, got {self.seed}")
         evidence_table.require_known(self.evidence)
         self._check_parameters()
         self._check_shares()

@@ -112,7 +112,7 @@ def _rests(rows: Sequence[Finding]) -> str:
         return "rests on public evidence alone: no trained and served rate of one model on one GPU"
     names = sorted({row["definition"] for row in rows if row["kind"] == "break_even"})
     return (
-        f"rests on {r['basis']} rows where throughput enters ({', '.join(map(_shown, names))}: "
+        f"rests on {r['basis'].replace('+', ' and ')} rows where throughput enters ({', '.join(map(_shown, names))}: "
         f"{len(r['rests_on'].split(';'))} rows, r {r['p50']:.2f}, 80% interval {r['p10']:.2f} to "
         f"{r['p90']:.2f}), on public evidence elsewhere"
     )

@@ -59,7 +59,7 @@ def world(claim: Claim, rows: Sequence[ratio.Row]) -> World:
     draws = draw(claim.parameters, claim.correlation, claim.draws, claim.seed)
     found, refused = ratio.rates(rows, {item.row: item.computed for item in claim.cached})
     pairs = ratio.pairs(found, [mix.name for mix in claim.workload_class])
-    chosen = ratio.headline(pairs)
+    chosen = pairs
     if chosen:
         draws.update(ratio.draw(chosen, _mixes(claim, draws), claim.draws, claim.seed))
     shares = {
@@ -79,7 +79,7 @@ def grounds(drawn: World, key: str) -> Finding:
     if not definition.needs_rates:
         note = f"{definition.note}; does not depend on r: no throughput row enters"
         return {**columns, "basis": "evidence", "note": note}
-    basis = drawn.chosen[0].basis
+    basis = ratio.basis_of(drawn.chosen)
     rows = ids(*(pair.rows for pair in drawn.chosen))
-    note = f"{definition.note}; rests on {basis} rows; {CANCELS}"
+    note = f"{definition.note}; rests on {basis.replace('+', ' and ')} rows; {CANCELS}"
     return {**columns, "basis": basis, "rests_on": rows, "note": note}

@@ -89,7 +89,8 @@ class Price:
         require(self.includes in INCLUDES, "includes", f"one of {', '.join(INCLUDES)}")
         require(self.term in LEVELS, "term", f"one of {', '.join(LEVELS)}, got {self.term!r}")
         require(price > 0, "usd_per_gpu_hour", f"a positive price, got {price}")
-        low, high = self.low or price, self.high or price
+        low = price if self.low is None else self.low
+        high = price if self.high is None else self.high
         require(0 < low <= price <= high, "low", "0 < low <= usd_per_gpu_hour <= high")
         _dated(self.as_of, self.source)
 
@@ -147,6 +148,8 @@ class Owned:
     power_kw_per_gpu: Range  # GPU with its share of host and network
     pue: Range
     electricity_usd_per_kwh: Range
+    owner: str  # whose machines; names the draws of what is `apart`
+    apart: tuple[str, ...] = ()  # inputs drawn independently of other owners'; the rest is one market
     note: str = ""
 
     def __post_init__(self) -> None:

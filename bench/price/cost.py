@@ -39,6 +39,10 @@ class Utilisation:
     inference: Range
     training: Range
 
+    def __post_init__(self) -> None:
+        for name in ("inference", "training"):
+            config.require(getattr(self, name).high <= 1, name, "a share of time, at most 1")
+
     @classmethod
     def load(cls) -> Utilisation:
         """configs/pricing.toml."""

@@ -54,19 +54,19 @@ def usd_per_gw_year(
 def draw(name: str, span: Range, count: int, seed: int) -> NDArray[np.float64]:
     """`count` triangular draws between a range's ends with its value as the peak.
 
-    The stream belongs to the input's name and range: two owners who face the same range (one market for
-    machines and power) get the same draws, and an input in which they differ is drawn independently.
+    The stream belongs to `name`: owners who face one market for machines and power move together.
     """
     if span.low == span.high:
         return np.full(count, span.value)
-    key = zlib.crc32(repr((name, span.low, span.value, span.high)).encode())
+    key = zlib.crc32(name.encode())
     return np.random.default_rng([seed, key]).triangular(span.low, span.value, span.high, count)
 
 
 def draws(owned: Owned, count: int = DRAWS, seed: int = SEED) -> NDArray[np.float64]:
     """`count` draws of the owner's USD per provisioned GPU hour; the same seed gives the same draws."""
     names = [f.name for f in dataclasses.fields(Owned) if isinstance(getattr(owned, f.name), Range)]
-    x = {name: draw(name, getattr(owned, name), count, seed) for name in names}
+    own = {name: f"{owned.owner} {name}" if name in owned.apart else name for name in names}
+    x = {name: draw(own[name], getattr(owned, name), count, seed) for name in names}
     year = usd_per_gw_year(
         x["capex_usd_per_gw"],
         x["it_share"],

@@ -78,6 +78,23 @@ def published() -> list[Row]:
     """The rows of configs/published.csv."""
     path = config.CONFIGS / "published.csv"
     rows = results.read_rows(path, results.PUBLISHED) if path.is_file() else []
+    known: dict[str, Sequence[str]] = {"phase": PHASES, "token_kind": results.TOKEN_KINDS}
+    known |= {"precision": config.PRECISIONS, "model": config.keys(config.Model), "gpu": config.keys(config.Gpu)}
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}: line {number}"
+        for name in ("id", "workload", "software", "as_of", "source", *known):
+            if not row[name]:
+                raise results.ResultsError(f"{where}: {name}: blank; every published row has one")
+        for name, values in known.items():
+            if row[name] not in values:
+                raise results.ResultsError(f"{where}: {name}: expected one of {', '.join(values)}, got {row[name]!r}")
+        for name in ("system_tokens_per_s", "n_gpus"):
+            if not row[name] or row[name] <= 0:
+                raise results.ResultsError(f"{where}: {name}: expected a positive number, got {row[name]}")
+        if row["id"] in seen:
+            raise results.ResultsError(f"{where}: id: {row['id']} stands twice")
+        seen.add(row["id"])
     return [_imported(row) for row in rows]
 
 
@@ -208,21 +225,3 @@ def fit(cells: Sequence[Mapping[str, Any]], layers: int) -> tuple[float, float, 
     redrawn = np.random.default_rng(SEED).normal(y, sd, (DRAWS, len(y))) @ at
     low, high = np.percentile(redrawn, (2.5, 97.5))
     return float(low), value, float(high)
-
-
-def outranked(rows: Sequence[Row]) -> list[Row]:
-    """The rows a better basis speaks for: same GPU, model, precision and phase, and measured before imported
-    before modelled. Rows of the same basis never outrank each other.
-    """
-    best: dict[tuple[Any, ...], int] = {}
-    for row in rows:
-        best[_rank_key(row)] = min(best.get(_rank_key(row), len(results.BASES)), _rank(row))
-    return [row for row in rows if _rank(row) > best[_rank_key(row)]]
-
-
-def _rank_key(row: Row) -> tuple[Any, ...]:
-    return row["gpu"], row["model"], row["precision"], row["phase"]
-
-
-def _rank(row: Row) -> int:
-    return results.BASES.index(row["basis"])

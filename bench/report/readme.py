@@ -15,11 +15,16 @@ MEANS = {
     "D2_bottom_up": "all research compute, from tokens and throughput",
     "D2_top_down": "all research compute at OpenAI, from dollars: the headline",
     "D2_plan": "the same, OpenAI's own plan of February 2026 at its word",
-    "D2_plan_with_error": "the same plan, off by up to a factor of two",
+    "D2_plan_with_error": "the same plan, off by a factor of two either way at p10 and p90",
     "D2_anthropic": "all research compute at Anthropic",
     "D3": "research as booked in OpenAI's accounts",
     "D4": "the industry's training capacity",
 }
+
+
+def share(probability: float) -> str:
+    """Two digits; never a certainty that draws cannot give."""
+    return "< 0.01" if probability < 0.01 else "> 0.99" if probability > 0.99 else f"{probability:.2f}"
 
 
 def verdict_table(claims: Rows) -> str:
@@ -29,7 +34,7 @@ def verdict_table(claims: Rows) -> str:
     def cell(definition: str, subject: str) -> str:
         row = found[definition, subject]
         low, middle, high = (f"{row[name]:.0%}" for name in ("p10", "p50", "p90"))
-        return f"{row['verdict']} (P {row['probability']:.2f}; {middle}, {low} to {high})"
+        return f"{row['verdict']} (P {share(row['probability'])}; {middle}, {low} to {high})"
 
     lines = ["| serving compared with | two thirds or more in 2027 | more than half in 2030 |", "| --- | --- | --- |"]
     for key, meaning in MEANS.items():
@@ -40,11 +45,11 @@ def verdict_table(claims: Rows) -> str:
         ("owner", "stargate_cheaper_by_owner_cost"),
         ("delivery", "stargate_75_percent_by_2030"),
     ]
-    said = [f"{found[key]['verdict']} (P {found[key]['probability']:.2f})" for key in subjects]
+    said = [f"{found[key]['verdict']} (P {share(found[key]['probability'])})" for key in subjects]
     lines += [
         "",
-        f"Stargate cheaper than Azure: contract against contract {said[0]}, owner's cost against owner's cost "
-        f"{said[1]}; 75% of capacity from Stargate by 2030: {said[2]}.",
+        f"Stargate cheaper than Azure, whose prices are proxies: contract against contract {said[0]}, owner's cost "
+        f"against owner's cost {said[1]}; 75% of capacity from Stargate by 2030: {said[2]}.",
     ]
     return "\n".join(lines)
 
