@@ -130,6 +130,7 @@ def claims() -> list[dict[str, Any]]:
             found.append(row(CLAIMS, kind="share", **same, **rests, **ends, year=year, subject="by purpose"))
         for name, swing in (("rd_growth_2028_2030", 0.2), ("serving_growth", 0.1)):
             moved = {"p10": 0.5 - swing, "p50": 0.5, "p90": 0.5 + swing, "unit": "probability", "year": 2030}
+            moved["note"] = f"P with {name} at its p10 (0.9), as drawn, at its p90 (1.8)"
             found.append(row(CLAIMS, kind="sensitivity", **same, **moved, subject=f"leads_by_2030: {name}"))
         if rests:
             tips = {"p10": 5.0, "p50": 7.4, "p90": 12.0, "unit": "served tokens per trained token", "threshold": 3.0}
@@ -140,8 +141,15 @@ def claims() -> list[dict[str, Any]]:
     dollars = {"subject": "2027 dollars", "year": 2027, "p10": 6.5e10, "p50": 8.8e10, "p90": 1.1e11, "unit": "USD"}
     dollars |= {"threshold": 2e10, "probability": 0.0, "verdict": "fails", "basis": "evidence", "evidence": "E002"}
     found.append(row(CLAIMS, claim="printed_table", kind="printed", **dollars))
+    words = {"subject": "2027 words", "year": 2027, "p10": 0.32, "p50": 0.45, "p90": 0.6, "unit": "fraction"}
+    words |= {"threshold": 2 / 3, "probability": 0.03, "verdict": "fails", "basis": "evidence", "evidence": "E004"}
+    for key in DEFINITIONS:
+        found.append(row(CLAIMS, claim="printed_table", kind="printed", definition=key, **words))
+    same = {"subject": "2027 dollars: same number", "year": 2027, "unit": "USD", "threshold": 2e10}
+    found.append(row(CLAIMS, claim="printed_table", kind="finding", evidence="E002;E011", **same))
     price = {"subject": "cheaper", "definition": "contract", "p10": 0.8, "p50": 1.1, "p90": 1.3, "unit": "a / b"}
     price |= {"threshold": 1.0, "probability": 0.4, "verdict": "undecided", "basis": "evidence", "evidence": "E233"}
+    price |= {"note": "a against b: only the cost of capital differs, drawn apart; proxy: b stands for c"}
     found.append(row(CLAIMS, claim="one_is_cheaper", kind="verdict", **price))
     return found
 
@@ -155,4 +163,8 @@ def provenance() -> dict[str, Any]:
         "plan": ["tiny_15m/train_tiny/compile"],
         "packages": {"a": "1"},
     }
-    return {"environments": {RUN: environment}, "warnings": ["12 prices are older"], "published": PUBLISHED}
+    return {
+        "environments": {RUN: environment},
+        "warnings": ["3 of 4 prices are older than 90 days (spot: 14)"],
+        "published": PUBLISHED,
+    }

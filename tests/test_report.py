@@ -11,9 +11,9 @@ import pytest
 import report_rows as made
 
 from bench.config import CONFIGS, Gpu, load
-from bench.report import build, terminal
+from bench.report import build, cost_by_provider, sensitivity, share_by_year, terminal
 from bench.report.drawing import ReportUnavailable
-from bench.report.first_screen import linked, section, sentence
+from bench.report.first_screen import linked, section, sentence, unit_of
 from bench.report.material import Material, address, claim_id, gather, row_id
 from bench.report.numbers import bare, chance, count, interval, number, percent, scaled, usd, value_of
 from bench.report.offers import chosen, headline, offers
@@ -146,6 +146,31 @@ def test_an_offer_is_the_regional_median_with_its_range():
     assert [offer["level"] for offer in found] == ["retail", "retail", "contract", "owner"]
 
 
+def test_the_hour_shown_is_the_one_of_the_token_cost():
+    rows = chosen(made.costs(), "serving", headline(made.costs()))
+    east = next(row for row in rows if row["RegionId"] == "east")
+    more = [{**east, "SkuId": f"{n}", "x_gpu_count": 1} for n in range(3)]  # the cheap region sells many sizes
+    azure = next(offer for offer in offers([*rows, *more]) if offer["provider"] == "Azure")
+    assert azure["hour"] == 5.0
+    assert azure["median"] == pytest.approx(azure["hour"] * 8 * 1e6 / (3600 * 4e4 * 0.5))
+    assert azure["whole"] is None and cost_by_provider.costs_of(azure, brief=False)[1] == "– (sizes differ)"
+    assert next(offer for offer in offers(rows) if offer["provider"] == "Azure")["whole"] is not None
+
+
+def test_an_owners_cost_is_marked_projected_and_azures_a_proxy():
+    costs = [{**row, "x_provider": "azure"} if row["x_level"] == "owner" else row for row in made.costs()]
+    for rows, said in ((made.costs(), "owner, projected"), (costs, "owner, projected (proxy: Stargate's machines")):
+        shown = cost_by_provider.table(headline(rows), material(costs=rows))
+        assert [row.cells[2] for row in shown.rows if f"{row.cells[2]}".startswith(said)]
+
+
+def test_a_cpu_cell_has_one_line_with_the_median_of_its_offers():
+    cpu = made.costs()[-1]
+    rows = [{**cpu, "x_usd_per_million_tokens": cost} for cost in (0.01, 0.02, 0.09)]
+    (line,) = cost_by_provider.cpu_table(material(costs=rows)).rows
+    assert line.cells[2] == "3" and line.cells[4:] == ("$0.0200", "$0.0100–0.0900")
+
+
 def test_illustrative_cpu_rows_never_stand_with_gpu_prices():
     assert headline(made.costs()) == ("llama_3_1_8b", "h100_sxm_80gb")
     only = [cost for cost in made.costs() if cost["x_illustrative"]]
@@ -202,7 +227,10 @@ def test_first_screen_links_exist_and_numbers_are_links():
 def test_it_says_that_no_gpu_was_measured():
     said = "".join(p if isinstance(p, str) else p.text for p in section(material()).text[1])
     assert said.startswith("No GPU was measured: every GPU row is imported, and only a CPU was measured here.")
-    assert "0 measured, 2 imported and 0 modelled throughput rows" in said
+    assert "Throughput enters only D1 (the headline), D2, from 0 measured, 2 imported and 0 modelled" in said
+    assert said.endswith(
+        "D3, D4 rest on public evidence alone (6 public figures in all) and do not depend on throughput."
+    )
     gpu = [*made.cells(), made.cell("m/train/compile", "train_step", device="cuda", gpu="h100_sxm_80gb")]
     assert "No GPU" not in str(section(material(cells=gpu)).text)
 
@@ -216,9 +244,49 @@ def test_numbers_in_prose_are_linked_and_years_are_not():
 def test_what_would_flip_it_and_the_other_claims_are_said():
     first = section(material())
     flat = "".join(p if isinstance(p, str) else p.text for run in (*first.bullets, *first.after) for p in run)
-    assert "undecided with R&D growth below 0.975" in flat
-    assert "2027 fails ($20.0bn printed, $88.0bn by the evidence)" in flat
-    assert "cheaper undecided (P 40%; a / b 0.800–1.30)" in flat
+    assert "undecided with R&D growth below 0.975 x a year." in flat
+    limits = "only the cost of capital differs; proxy: b stands for c"
+    assert f"cheaper undecided (P 40%; a / b 0.800–1.30; {limits})" in flat
+
+
+def test_a_printed_year_shows_both_verdicts_and_every_figure_of_the_same_number():
+    shown = next(table for table in section(material()).tables if table.caption == "printed table")
+    said = ["".join(p if isinstance(p, str) else p.text for p in as_text(cell)) for cell in shown.rows[0].cells]
+    dollars = ["$20.0bn", "$88.0bn ($65.0bn–110bn)", "fails, P <1%"]
+    assert said == ["2027", *dollars, "words", "45% (32–60%)", "fails, P 3%"] and len(shown.rows) == 1
+    note = "".join(p if isinstance(p, str) else p.text for p in shown.note)
+    assert note == (
+        "Words by D1. The same numbers are in print as 2027 $20.0bn: cash burn projected for 2027 and cash flow 2027,"
+        " forecast of Q1-2025 (-$20.0bn)."
+    )
+    assert [part.href for part in shown.note if isinstance(part, Link)][1:] == ["#E002", "#E011"]
+
+
+def test_the_unit_of_a_parameter_is_the_claim_files():
+    files = material().files
+    name = "rd_compute_usd_growth_2028_2030"
+    row = {"claim": "inference_overtakes_training", "subject": f"leads_by_2030: {name}", "unit": "other"}
+    assert unit_of(row, files) == files[row["claim"]].parameters[name].unit != "other"
+
+
+def test_the_tornado_says_which_end_is_which_in_units():
+    row = next(row for row in made.claims() if row["kind"] == "sensitivity")
+    assert sensitivity.named(row | {"unit": "x a year"}, material()).endswith("|0.9 to 1.8 x a year")
+    zero = row | {"unit": "x, of it", "note": "P with a at its p10 (-1.39e-17), as drawn, at its p90 (2)"}
+    assert sensitivity.named(zero, material()).endswith("|0 to 2 x")
+    assert "10th percentile (open circle) and at its 90th (filled circle)" in str(sensitivity.section(material()).text)
+
+
+def test_the_header_and_the_cost_table_say_how_old_the_prices_are():
+    dated = "Prices dated 20 July 2026 to 1 October 2026, 3 of 4 older than 90 days (spot: 14)."
+    page = build.assemble(material())
+    assert page.subtitle.startswith(f"Evaluated as of 22 November 2026. {dated}")
+    assert (dated,) in cost_by_provider.section(material()).text
+
+
+def test_shares_by_year_are_short_enough_for_seven_years():
+    cell = share_by_year.table(material(), "by purpose", "t").rows[0].cells[1]
+    assert "".join(p if isinstance(p, str) else p.text for p in cell) == "90% (80–99%)"
 
 
 # ---------------------------------------------------------------- the page and its Markdown
@@ -305,8 +373,8 @@ def test_the_terminal_shows_verdict_table_costs_and_paths(capsys, monkeypatch):
     monkeypatch.setattr(terminal, "verdict_line", lambda claims: "The verdict.")
     terminal.show(made.claims(), made.costs(), [Path("results/local/report/index.html")])
     out = capsys.readouterr().out
-    assert out.startswith("The verdict.\n\nstatement")
-    assert re.search(r"leads by 2030 +D2 +undecided +66% +46% +56% +65% +imported", out)
+    assert out.startswith("The verdict.\n\n")
+    assert re.search(r"leads by 2030\n.*\n? *D2 +undecided +66% +46% +56% +65% +imported", out)
     assert "serving, retail: " in out and "cheapest $0.333 (Lambda, on demand)" in out
     assert "serving, owner: " in out and "\x1b" not in out
     assert out.endswith("wrote results/local/report/index.html\n")
@@ -316,7 +384,7 @@ def test_a_terminal_without_rich_gets_plain_text(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.console", None)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     terminal.table([["a"] * len(terminal.COLUMNS)])
-    assert capsys.readouterr().out.startswith("statement  training means  verdict")
+    assert capsys.readouterr().out.split("\n")[0].split() == [name for name in terminal.COLUMNS if name]
 
 
 def test_evidence_and_published_tables_are_read_from_configs_by_default():

@@ -83,6 +83,12 @@ def test_the_policy_lets_one_script_run_and_nothing_be_fetched(folder):
     assert page.index("Content-Security-Policy") < page.index("<script")
 
 
+def test_a_table_that_scrolls_shows_a_shadow_where_there_is_more(folder):
+    style = page_of(folder).split("<style>")[1].split("</style>")[0]
+    scroll = style.split("\n.scroll {")[1].split("}")[0]
+    assert scroll.count("no-repeat local") == scroll.count("no-repeat scroll") == 2
+
+
 def test_nothing_is_loaded_from_anywhere(folder):
     reader = Reader(page_of(folder))
     assert [address for address in reader.loads if address != "data:,"] == []

@@ -59,9 +59,10 @@ def report(
 
 def assemble(material: Material) -> Page:
     """The page: the verdict first, then what it stands on, then where every number came from."""
+    evaluated, leads = f"Evaluated as of {material.as_of:%-d %B %Y}.", "Every number leads to the row behind it."
     return Page(
         title=TITLE,
-        subtitle=f"Prices and evidence as of {material.as_of:%-d %B %Y}. Every number leads to the row behind it.",
+        subtitle=" ".join(part for part in (evaluated, sources.dated(material), leads) if part),
         verdict=first_screen.sentence(material),
         sections=(
             first_screen.section(material),

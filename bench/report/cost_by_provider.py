@@ -8,17 +8,19 @@ holds one level (retail, contract, owner): prices of different levels are never 
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from bench.report.material import Material, Rows
 from bench.report.numbers import BLANK, interval, number, usd
 from bench.report.offers import SIDES, Shown, all_tokens, chosen, headline, offers
 from bench.report.page import Figure, Layout, Link, Row, Section, Table, Text, text, trimmed
-from bench.report.sources import price_id, row_links
+from bench.report.sources import dated, row_links
 from bench.report.theme import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from bench.report.words import LEVELS, TERMS, phrase
 
 ALL_TOKENS = "serving, tokens in and out"
+PROXIES = {("azure", "owner"): "proxy: Stargate's machines with a hyperscaler's capital"}
 MARKS = {
     "on_demand": (BLUE, "circle"),
     "spot": (VERMILION, "triangle-up"),
@@ -111,7 +113,10 @@ def offer_row(found: dict[str, dict[str, Any] | None]) -> Row:
     first = next(offer for offer in found.values() if offer)
     cells = [cell for name, offer in found.items() for cell in costs_of(offer, brief=name == ALL_TOKENS)]
     price = Link(usd(first["hour"]), f"#{first['anchor']}")
-    return Row((first["provider"], TERMS[first["term"]], first["level"], price, *cells, f"{first['regions']}"))
+    level = f"{first['level']}, projected" if first["level"] == "owner" else first["level"]
+    if proxy := PROXIES.get((first["key"], first["level"])):
+        level += f" ({proxy})"
+    return Row((first["provider"], TERMS[first["term"]], level, price, *cells, f"{first['regions']}"))
 
 
 def costs_of(offer: dict[str, Any] | None, brief: bool) -> tuple[str, str]:
@@ -119,28 +124,34 @@ def costs_of(offer: dict[str, Any] | None, brief: bool) -> tuple[str, str]:
     if offer is None or brief:
         return (usd(offer["median"]) if offer else BLANK, BLANK)
     median, whole = usd(offer["median"]), usd(offer["whole"])
+    if offer["whole"] is None:
+        whole = f"{BLANK} (sizes differ)"
     span = f" ({interval(offer['low'], offer['high'], usd)})" if offer["low"] < offer["high"] else ""
     return median + span, whole if whole != median else BLANK
 
 
 def cpu_table(material: Material) -> Table:
-    """CPU hosts: the arithmetic on a CPU instance price; never beside a GPU."""
-    rows = tuple(
-        Row(
-            (
-                row_links(row["x_row"], material),
-                phrase(row["x_phase"]),
-                text(row["ProviderName"], " ", row["SkuId"]),
-                Link(usd(row["x_usd_per_gpu_hour"]), f"#{price_id(row)}"),
-                usd(row["x_usd_per_million_tokens"]),
-                interval(row["x_usd_per_million_tokens_low"], row["x_usd_per_million_tokens_high"], usd),
-            )
-        )
-        for row in material.costs
-        if row["x_illustrative"]
+    """CPU hosts: the arithmetic on CPU instance prices, a line a cell; never beside a GPU."""
+    groups: dict[tuple[str, str], Rows] = {}
+    for row in material.costs:
+        if row["x_illustrative"]:
+            groups.setdefault((row["x_row"], row["x_token_kind"]), []).append(row)
+    rows = []
+    for (name, kind), found in groups.items():
+        usd_each = [row["x_usd_per_million_tokens"] for row in found]
+        hour = statistics.median(row["x_usd_per_gpu_hour"] for row in found)
+        middle, span = statistics.median(usd_each), interval(min(usd_each), max(usd_each), usd)
+        where = Link(usd(hour), "#prices")
+        rows.append(Row((row_links(name, material), phrase(kind), f"{len(found)}", where, usd(middle), span)))
+    columns = (
+        "row",
+        "tokens",
+        ">offers",
+        ">median per vCPU-hour",
+        ">median USD per million tokens",
+        ">range of offers",
     )
-    columns = ("row", "phase", "instance", ">per vCPU-hour", ">USD per million tokens", ">95% interval")
-    return Table("CPU rows, illustrative: they show the arithmetic and enter no claim", columns, rows)
+    return Table("CPU rows, illustrative: they show the arithmetic and enter no claim", columns, tuple(rows))
 
 
 def section(material: Material) -> Section:
@@ -162,6 +173,7 @@ def section(material: Material) -> Section:
                 " their range. Only prices of one level stand in one panel. On the same GPU at the same price, price"
                 " cancels from the training-to-serving ratio."
             ),
+            *((text(words),) if (words := dated(material)) else ()),
         ),
         figures=tuple(figure(side, rows) for side, rows in sides.items()),
         tables=tuple(tables),

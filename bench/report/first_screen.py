@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.report.material import Material, Rows, claim_id
-from bench.report.numbers import BLANK, bare, chance, interval
+from bench.report.numbers import BLANK, bare, chance, interval, usd
 from bench.report.page import Inline, Link, Row, Section, Table, Text, listed, text
-from bench.report.sources import names
+from bench.report.sources import evidence_links, names, number_of
 from bench.report.words import Files, definition, definition_text, parts, phrase, prose, statement
 
 # A number with what belongs to it; a plain year is a name, not a number somebody computed.
@@ -102,23 +102,37 @@ def reading(material: Material) -> tuple[Text, ...]:
 
 
 def standing(material: Material) -> Text:
-    """What the verdict rests on: rows by basis; and that no GPU was measured, where none was."""
+    """What the verdicts rest on: which definitions use throughput and on what rows; and that no GPU was measured."""
+    rows = verdicts(material.claims, material.files)
+    lead = rows[0] if rows else None
+    priced = {row["definition"] for row in material.of_kind("break_even")}
+    by: dict[bool, dict[str, Inline]] = {True: {}, False: {}}
+    for row in rows:
+        if lead and row["claim"] == lead["claim"]:
+            name = definition(row["definition"]) + (
+                " (the headline)" if row["definition"] == lead["definition"] else ""
+            )
+            by[row["definition"] in priced].setdefault(name, Link(name, f"#{claim_id(row)}"))
     cited = sorted({name for row in material.claims for name in names(row["rests_on"])})
     bases = {row["x_row"]: row["x_basis"] for row in material.costs}
     bases |= {row["row"]: row["basis"] for row in material.throughput}
     count = {basis: sum(bases.get(name) == basis for name in cited) for basis in ("measured", "imported", "modelled")}
     figures = len({name for row in material.claims for name in names(row["evidence"])})
-    said = text(
-        "The verdicts rest on ",
+    uses, other = (listed([*by[used].values()]) for used in (True, False))
+    throughput: Text = text(
+        "Throughput enters only ",
+        *uses,
+        ", from ",
         Link(f"{count['measured']} measured", "#measured"),
         ", ",
         Link(f"{count['imported']} imported", "#imported"),
         " and ",
         Link(f"{count['modelled']} modelled", "#findings"),
-        " throughput rows and on ",
-        Link(f"{figures} public figures", "#evidence"),
-        ".",
+        " throughput rows. ",
     )
+    public = Link(f"{figures} public figures", "#evidence")
+    alone = text(*other, " rest on public evidence alone (", public, " in all) and do not depend on throughput.")
+    said = text(*(throughput if uses else ()), *(alone if other else ()))
     if any(cell["device"] == "cuda" and cell["status"] == "ok" for cell in material.cells):
         return said
     here = "only a CPU was measured here" if material.cells else "nothing was measured here"
@@ -138,7 +152,24 @@ def flips(material: Material) -> tuple[Text, ...]:
         and row["definition"] == lead["definition"]
         and parts(row["subject"])[0] in (lead["subject"], row["subject"])
     ]
-    return tuple(text("What would flip it: ", *linked(prose(row["note"]), [row]), ".") for row in found)
+    return tuple(
+        text("What would flip it: ", *linked(prose(with_unit(row, material.files)), [row]), ".") for row in found
+    )
+
+
+def with_unit(row: Mapping[str, Any], files: Files) -> str:
+    """A flip's note with the parameter's unit behind the value at which the verdict turns."""
+    unit = unit_of(row, files)
+    return re.sub(r"\b(?:above|below) [^\s,;]+", lambda found: f"{found[0]} {unit}".strip(), row["note"] or "", count=1)
+
+
+def unit_of(row: Mapping[str, Any], files: Files) -> str:
+    """The unit of the parameter a flip or a sensitivity is about, as the claim file states it."""
+    claim, name = files.get(row["claim"]), parts(row["subject"])[1]
+    if claim and name in claim.parameters:
+        return claim.parameters[name].unit
+    stated = row["unit"] or ""
+    return "" if stated in ("ratio", "probability") else stated
 
 
 def verdict_cells(row: dict[str, Any], files: Files) -> tuple[Any, ...]:
@@ -177,48 +208,98 @@ def tables(material: Material) -> tuple[Table, ...]:
     ) or (Table("Verdicts", columns, (), empty="No claim was tested."),)
 
 
+def printed_tables(material: Material) -> tuple[Table, ...]:
+    """What somebody printed, a table a claim: dollars and words of each year, each with its verdict.
+
+    Words are judged by the headline definition. The note says what else is in print under the same numbers.
+    """
+    lead = next((row["definition"] for row in verdicts(material.claims, material.files)), None)
+    groups: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
+    for row in material.of_kind("printed"):
+        side = "dollars" if (row["unit"] or "").startswith("USD") else "words"
+        if side == "dollars" or row["definition"] == lead:
+            groups.setdefault(row["claim"], {}).setdefault(row["year"], {})[side] = row
+    columns = ("year", ">printed", ">compute by the evidence", "dollars", "printed words", ">serving's share", "words")
+    return tuple(
+        Table(
+            material.files[key].question if key in material.files else phrase(key),
+            columns,
+            tuple(printed_row(key, year, found, material.files) for year, found in sorted(years.items())),
+            note=text(f"Words by {definition(lead)}.", *same_numbers(key, material)),
+        )
+        for key, years in groups.items()
+    )
+
+
+def printed_row(key: str, year: int, found: Mapping[str, dict[str, Any]], files: Files) -> Row:
+    """One printed year: its dollars held against compute, its words against serving's share."""
+    said = {row.year: row.words for row in files[key].printed} if key in files else {}
+    cells: list[Text] = []
+    for side in ("dollars", "words"):
+        row = found.get(side)
+        if row is None:
+            cells += [(said.get(year) or BLANK if side == "words" else BLANK,), (BLANK,), (BLANK,)]
+            continue
+        to = f"#{claim_id(row)}"
+        first: Inline = (
+            Link(bare(row["threshold"], row["unit"]), to) if side == "dollars" else said.get(year) or "words"
+        )
+        middle = Link(f"{bare(row['p50'], row['unit'])} ({interval_in(row)})", to)
+        verdict = text(f"{row['verdict'] or BLANK}, P ", Link(chance(row["probability"]), to))
+        cells += [(first,), (middle,), verdict]
+    return Row((f"{year}", *cells))
+
+
 def others(material: Material) -> tuple[Text, ...]:
-    """The claims beside the leading one, a line each."""
+    """The claims beside the leading one, a line each; a printed table has a table."""
     rows = verdicts(material.claims, material.files)
     lead = rows[0]["claim"] if rows else None
-    keys = dict.fromkeys(row["claim"] for row in material.claims if row["claim"] != lead)
+    printed = {row["claim"] for row in material.of_kind("printed")}
+    keys = dict.fromkeys(row["claim"] for row in material.claims if row["claim"] not in {lead, *printed})
     return tuple(line for key in keys if (line := one_line(key, material)))
 
 
 def one_line(key: str, material: Material) -> Text:
-    """A claim's verdicts in one line: what was printed, or which price is lower."""
-    rows = [r for r in material.claims if r["claim"] == key and r["kind"] in ("printed", "verdict")]
-    dollars = [r for r in rows if r["kind"] == "printed" and (r["unit"] or "").startswith("USD")]
-    shown = dollars or rows
+    """A claim's verdicts in one line, each with what limits it."""
+    rows = [r for r in material.claims if r["claim"] == key and r["kind"] == "verdict"]
     said: list[Inline] = []
-    for row in shown:
+    for row in rows:
         to = f"#{claim_id(row)}"
-        name = f"{row['year']}" if row["kind"] == "printed" else statement(row, material.files)
         span = f"P {chance(row['probability'])}; {prose(row['unit'])} {interval_in(row)}"
-        if dollars:
-            span = f"{bare(row['threshold'], row['unit'])} printed, {bare(row['p50'], row['unit'])} by the evidence"
-        said += [
-            "; " if said else "",
-            *linked(name, [row]),
-            " ",
-            Link(row["verdict"] or BLANK, to),
-            " (",
-            Link(span, to),
-            ")",
-        ]
+        limits = "".join(f"; {limit}" for limit in caveats(row["note"]))
+        said += ["; " if said else "", *linked(statement(row, material.files), [row]), " "]
+        said += [Link(row["verdict"] or BLANK, to), " (", Link(span, to), f"{limits})"]
     question = material.files[key].question if key in material.files else phrase(key)
-    return text(linked(question, shown), " ", *said, ".", *same_numbers(key, material)) if said else ()
+    return text(linked(question, rows), " ", *said, ".") if said else ()
+
+
+def caveats(note: str | None) -> list[str]:
+    """What a comparison's note says of its limits: that one side is a proxy, that only one thing differs."""
+    return re.findall(r"only the [^,;]+ differs|proxy: [^;]+", note or "")
 
 
 def same_numbers(key: str, material: Material) -> Text:
-    """What else is in print under the printed figures: the first figure each finding cites, by its own name."""
+    """Every figure in print that equals a printed number, by its own name, each leading to its source."""
     found = [r for r in material.of_kind("finding") if r["claim"] == key and "same number" in (r["subject"] or "")]
-    links: list[Inline] = []
+    said: list[Inline] = []
     for row in found:
-        for name in names(row["evidence"])[:1]:
-            metric = re.split(r"[,(]", material.evidence[name]["metric"])[0] if name in material.evidence else name
-            links.append(Link(metric.strip(), f"#{claim_id(row)}"))
-    return text(" The same numbers are in print as ", listed(links), ".") if links else ()
+        figures = [Link(label(one.text, material), one.href) for one in figure_links(row, material)]
+        number = Link(bare(row["threshold"], row["unit"]), f"#{claim_id(row)}")
+        said += ["; " if said else "", f"{row['year']} ", number, ": ", *listed([*figures], " and ")] if figures else []
+    return text(" The same numbers are in print as ", *said, ".") if said else ()
+
+
+def figure_links(row: Mapping[str, Any], material: Material) -> list[Link]:
+    """The public figures a row cites that this page shows."""
+    return [part for part in evidence_links(row["evidence"], material) if isinstance(part, Link)]
+
+
+def label(name: str, material: Material) -> str:
+    """A public figure by its metric, without what is said in brackets; a negative one with its value."""
+    row = material.evidence[name]
+    value = number_of(row["value"])
+    sign = f" ({usd(value)})" if value is not None and value < 0 else ""
+    return re.sub(r"\s*\([^)]*\)", "", row["metric"]) + sign
 
 
 def section(material: Material) -> Section:
@@ -228,6 +309,6 @@ def section(material: Material) -> Section:
         title="Verdict",
         text=(*reading(material), standing(material)),
         bullets=flips(material),
-        tables=tables(material),
+        tables=(*tables(material), *printed_tables(material)),
         after=others(material),
     )

@@ -6,7 +6,6 @@ decided here, by rules a reader can check, and named beside the figure.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,7 +81,7 @@ def offers(rows: Rows) -> Rows:
     found = []
     for made in regional(rows):
         group = [r for r in rows if all(r[key] == made[key] for key in ("x_provider", "x_term", "x_level"))]
-        whole = [{**r, "x_usd_per_million_tokens": r["x_usd_per_million_tokens_whole_instance"]} for r in group]
+        one_size = len({r["x_gpu_count"] for r in group}) == 1
         one = group[0] if len(group) == 1 and made["x_level"] != "retail" else {}
         found.append(
             {
@@ -92,11 +91,17 @@ def offers(rows: Rows) -> Rows:
                 "low": one.get("x_usd_per_million_tokens_low") or made["lowest"],
                 "median": made["median"],
                 "high": one.get("x_usd_per_million_tokens_high") or made["highest"],
-                "whole": regional(whole)[0]["median"],
-                "hour": statistics.median(row["x_usd_per_gpu_hour"] for row in group),
+                "whole": over_regions(group, "x_usd_per_million_tokens_whole_instance") if one_size else None,
+                "hour": over_regions(group, "x_usd_per_gpu_hour"),
                 "regions": made["regions"],
                 "anchor": price_id(group[0]),
+                "key": made["x_provider"],
             }
         )
     order = list(LEVELS)
     return sorted(found, key=lambda o: (order.index(o["level"]), o["median"], o["provider"], o["term"]))
+
+
+def over_regions(group: Rows, field: str) -> float:
+    """Another field of one offer's rows by the path of its token cost: the median over the medians of its regions."""
+    return float(regional([{**row, "x_usd_per_million_tokens": row[field]} for row in group])[0]["median"])

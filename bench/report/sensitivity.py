@@ -6,16 +6,18 @@ a dashed line changes the verdict by itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from bench.report.first_screen import verdicts
+from bench.report.first_screen import unit_of, verdicts
 from bench.report.material import Material, Rows, claim_id
 from bench.report.numbers import BLANK, chance, percent
 from bench.report.page import Figure, Layout, Link, Row, Section, Table, Text, text
 from bench.report.theme import BLACK, BLUE
 from bench.report.words import definition, parts, phrase, prose, statement
 
+ENDS = (("p10", "circle", "white"), ("p90", "circle", BLUE))  # of the parameter: open and filled
 TOP = 6  # bars a panel: those below are too short to read
 LIMITS = (0.1, 0.9)  # of the decision rule, where no claim file states them
 
@@ -54,16 +56,26 @@ def chart(material: Material, layout: Layout) -> Any:
     """Bars around P as drawn, widest on top, one panel a definition; the decision's limits as dashed lines."""
     import altair as alt
 
-    extent = 215 if layout.columns > 1 else 150
+    extent = 245 if layout.columns > 1 else 150
     width = layout.width // layout.columns - extent - 12
     grid = []
     for key, rows in panels(material).items():
-        values = [{"name": phrase(parts(r["subject"])[1] or r["subject"]), **ends(r)} for r in rows]
+        values = [{"name": named(r, material), **ends(r)} for r in rows]
+        values = [{**value, "said": value["name"].replace("|", ": ")} for value in values]
         y = alt.Y("name:N", title=None, sort=[value["name"] for value in values])
-        y = y.axis(labelLimit=extent - 10, minExtent=extent, maxExtent=extent)
+        y = y.axis(
+            labelExpr="split(datum.label, '|')",
+            labelLimit=extent - 10,
+            minExtent=extent,
+            maxExtent=extent,
+            labelFontSize=10,
+        )
         x = alt.X("p10:Q", title="P(claim)").scale(domain=[0, 1]).axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
         base = alt.Chart(alt.Data(values=values))
-        tips = ["name:N", *(alt.Tooltip(f"{end}:Q", format=".0%") for end in ("p10", "p50", "p90"))]
+        tips = [
+            alt.Tooltip("said:N", title="parameter, p10 to p90"),
+            *(alt.Tooltip(f"{end}:Q", format=".0%") for end in ("p10", "p50", "p90")),
+        ]
         bars = base.mark_bar(height=11, color=BLUE, opacity=0.75).encode(x=x, x2="p90:Q", y=y, tooltip=tips)
         ticks = base.mark_tick(color=BLACK, thickness=2, size=15).encode(x="p50:Q", y=y)
         once = alt.Chart(alt.Data(values=[{}]))
@@ -71,9 +83,23 @@ def chart(material: Material, layout: Layout) -> Any:
             once.mark_rule(strokeDash=[4, 3], color=BLACK, opacity=0.7).encode(x=alt.datum(at))
             for at in limits(material)
         ]
-        panel = alt.layer(bars, *rules, ticks)
-        grid.append(panel.properties(title=definition(key), width=width, height=alt.Step(18)))
+        tips_of = [
+            base.mark_point(
+                shape=shape, filled=True, fill=fill, stroke=BLUE, strokeWidth=1.5, size=45, opacity=1
+            ).encode(x=f"{end}:Q", y=y)
+            for end, shape, fill in ENDS
+        ]
+        panel = alt.layer(bars, *rules, ticks, *tips_of)
+        grid.append(panel.properties(title=definition(key), width=width, height=alt.Step(28)))
     return alt.concat(*grid, columns=layout.columns, spacing=14)
+
+
+def named(row: Mapping[str, Any], material: Material) -> str:
+    """The parameter, and behind | its 10th and 90th percentile in its unit."""
+    found = re.findall(r"at its p[19]0 \(([^)]*)\)", row["note"] or "")
+    values = ["0" if abs(float(value)) < 1e-9 else value for value in found]  # a sampled zero is -1e-17
+    name, unit = phrase(parts(row["subject"])[1] or row["subject"]), unit_of(row, material.files)
+    return f"{name}|{' to '.join(values)} {unit.partition(',')[0]}".rstrip(" |")
 
 
 def ends(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,8 +116,8 @@ def section(material: Material) -> Section:
     figure = Figure(
         "sensitivity",
         f"What moves P: {about}",
-        "Horizontal bars, widest on top, one for each parameter, from P with the parameter at its 10th percentile to P"
-        " with it at its 90th; dashed lines where the verdict changes.",
+        "Horizontal bars, widest on top, one for each parameter, from P with the parameter at its 10th percentile"
+        " (open circle) to P with it at its 90th (filled circle); dashed lines where the verdict changes.",
         lambda layout: chart(material, layout),
     )
     return Section(
@@ -99,7 +125,8 @@ def section(material: Material) -> Section:
         title="Sensitivity",
         text=(
             text(
-                "Each bar holds one parameter at its 10th and at its 90th percentile and draws the rest. The claim"
+                "Each bar holds one parameter at its 10th percentile (open circle) and at its 90th (filled circle) and"
+                " draws the rest; under its name stand both values and the unit. The claim"
                 f" fails at P ≤ {percent(fails_at)} and holds at P ≥ {percent(holds_at)} (dashed); the black tick is P"
                 " as drawn. Parameters that are not shown move P less."
             ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.report.material import Material, Rows, claim_id
-from bench.report.numbers import interval, percent
+from bench.report.numbers import percent
 from bench.report.page import Figure, Layout, Link, Row, Section, Table, text
 from bench.report.theme import BLACK, BLUE
 from bench.report.words import VIEWS, definition
@@ -82,7 +82,7 @@ def table(material: Material, view: str, title: str) -> Table:
         cells = [
             text(
                 Link(percent(row["p50"]), f"#{claim_id(row)}"),
-                f" ({interval(row['p10'], row['p90'], percent)})",
+                f" ({percent(row['p10']).removesuffix('%')}–{percent(row['p90'])})",
             )
             if (row := by_year.get(year))
             else text("–")

@@ -5,6 +5,7 @@ Only what this report uses is listed; configs/ holds the rest. A row no table sh
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -142,6 +143,17 @@ def dates(values: Iterable[str | None]) -> str:
     """First and last of some ISO dates."""
     found = sorted({value for value in values if value})
     return BLANK if not found else found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def dated(material: Material) -> str:
+    """How old the prices are: oldest and newest date, and how many the price book calls stale."""
+    found = sorted({row["x_price_as_of"] for row in material.costs if row["x_price_as_of"]})
+    if not found:
+        return ""
+    first, last = (f"{datetime.date.fromisoformat(day):%-d %B %Y}" for day in (found[0], found[-1]))
+    said = re.compile(r"(\d+ of \d+) prices are (older than \d+ days(?: \([^)]*\))?)")
+    stale = next((m for line in material.warnings if (m := said.search(line))), None)
+    return f"Prices dated {first} to {last}" + (f", {stale[1]} {stale[2]}." if stale else ".")
 
 
 def addresses(values: Iterable[str | None]) -> Text:

@@ -26,7 +26,7 @@ TERMS: Mapping[str, str] = {
 LEVELS: Mapping[str, str] = {
     "retail": "retail: list prices anybody pays",
     "contract": "contract: commitments for years",
-    "owner": "owner's cost: what the machine costs its owner",
+    "owner": "owner's cost, projected: what the machine costs its owner",
 }
 VIEWS = ("by kernel type", "by purpose")
 Files = Mapping[str, Claim]
