@@ -6,7 +6,8 @@ CSVs keep base units and 6 digits; only this file rounds. Missing is never shown
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 BLANK = "–"
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"))
@@ -105,6 +106,12 @@ def bare(value: float | None, unit: str | None) -> str:
     if unit == "year" and value is not None:
         return f"{value:.0f}"
     return number(value)
+
+
+def interval_in(row: Mapping[str, Any]) -> str:
+    """p10 to p90 as the row's unit wants them."""
+    unit = row["unit"]
+    return interval(row["p10"], row["p90"], lambda value: bare(value, unit))
 
 
 def value_of(value: float | None, unit: str | None) -> str:
