@@ -96,8 +96,8 @@ def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
     for number, group in enumerate(suite.groups):
         where = f"configs/suites/{suite.key}.toml: groups[{number}]"
         models = [_named(Model, key, f"{where}.models") for key in group.models] or [None]
-        for model in group.models:
-            _counted(config.load(Model, model))
+        for model in filter(None, models):
+            _counted(model)
         workloads = [_named(Workload, key, f"{where}.workloads") for key in group.workloads]
         for model in models:
             for workload in workloads:

@@ -31,12 +31,12 @@ def rates(drawn: World) -> list[Finding]:
     if not any(definition.needs_rates for definition in drawn.claim.definitions.values()):
         return []
     result = [_left_out(drawn)]
-    if not drawn.chosen:
+    if not drawn.pairs:
         missing = "no trained and served rate of one model on one GPU: what needs r is unanswered"
         return [*result, finding(drawn.claim, "finding", subject="r", note=missing)]
-    rule = f"headline: {len(drawn.chosen)} pairs, equal weight for every (gpu, model)"
-    result.append(_rate(drawn, "r", drawn.chosen, drawn.draws["r"], f"{rule}; {CANCELS}"))
-    result += _break_evens(drawn, "headline r", drawn.chosen, drawn.draws)
+    rule = f"headline: {len(drawn.pairs)} pairs, equal weight for every (gpu, model)"
+    result.append(_rate(drawn, "r", drawn.pairs, drawn.draws["r"], f"{rule}; {CANCELS}"))
+    result += _break_evens(drawn, "headline r", drawn.pairs, drawn.draws)
     for basis in BASES:
         same = [pair for pair in drawn.pairs if pair.basis == basis]
         if same:

@@ -30,8 +30,7 @@ class World:
     claim: Claim
     draws: dict[str, Array]
     shares: dict[str, Array]
-    pairs: list[ratio.Pair]  # every pair of rates there is
-    chosen: list[ratio.Pair]  # those the headline r is drawn from
+    pairs: list[ratio.Pair]  # every pair of rates there is: what the headline r is drawn from
     refused: Counter[str]
 
     @property
@@ -59,15 +58,14 @@ def world(claim: Claim, rows: Sequence[ratio.Row]) -> World:
     draws = draw(claim.parameters, claim.correlation, claim.draws, claim.seed)
     found, refused = ratio.rates(rows, {item.row: item.computed for item in claim.cached})
     pairs = ratio.pairs(found, [mix.name for mix in claim.workload_class])
-    chosen = pairs
-    if chosen:
-        draws.update(ratio.draw(chosen, _mixes(claim, draws), claim.draws, claim.seed))
+    if pairs:
+        draws.update(ratio.draw(pairs, _mixes(claim, draws), claim.draws, claim.seed))
     shares = {
         key: share(definition, draws, claim.years)
         for key, definition in claim.definitions.items()
-        if chosen or not definition.needs_rates
+        if pairs or not definition.needs_rates
     }
-    return World(claim, draws, shares, pairs, chosen, refused)
+    return World(claim, draws, shares, pairs, refused)
 
 
 def grounds(drawn: World, key: str) -> Finding:
@@ -79,7 +77,7 @@ def grounds(drawn: World, key: str) -> Finding:
     if not definition.needs_rates:
         note = f"{definition.note}; does not depend on r: no throughput row enters"
         return {**columns, "basis": "evidence", "note": note}
-    basis = ratio.basis_of(drawn.chosen)
-    rows = ids(*(pair.rows for pair in drawn.chosen))
+    basis = ratio.basis_of(drawn.pairs)
+    rows = ids(*(pair.rows for pair in drawn.pairs))
     note = f"{definition.note}; rests on {basis.replace('+', ' and ')} rows; {CANCELS}"
     return {**columns, "basis": basis, "rests_on": rows, "note": note}

@@ -97,13 +97,6 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
-def python_headers() -> bool:
-    """Whether Python.h is there: Triton's launcher and torch.compile's CPU code include it."""
-    import sysconfig
-
-    return Path(sysconfig.get_paths()["include"], "Python.h").is_file()
-
-
 def others_cpu_s() -> float | None:
     """CPU seconds the rest of the machine has used so far: all cores' busy and stolen time less this process's.
 
