@@ -13,7 +13,7 @@ export TORCH_INDEX
 
 PY = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 
-.PHONY: help setup bench gpu test lint report check-results perf aot wheels clean
+.PHONY: help setup bench gpu test test-aot36 lint report check-results perf tune aot wheels clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,20 +42,33 @@ check-results: setup ## the same into a scratch folder, and compare
 	@$(PY) -m bench report --check
 
 gpu: setup ## on a GPU host: kernel tests for real, suite quick, the run folder packed into PACK
-	-@$(PY) -m pytest tests/test_kernels.py --maxfail=20
+	-@$(PY) -m pytest tests/ops --maxfail=20
 	@$(PY) -m bench run --suite quick --out $(OUT) --pack $(or $(PACK),packed) $(if $(BUDGET),--budget $(BUDGET))
 	@$(PY) -m bench claim --out $(OUT)
 
-perf: setup ## pytest-benchmark, one suite an op
-	@$(PY) -m pytest tests/perf --benchmark-only -p no:cacheprovider
+perf: setup ## time every op, backend and public kernel installed here, into OUT/kernels/<run>; ARGS='--op NAME --run FOLDER'
+	@$(PY) -m tests.perf --out $(OUT) $(if $(BUDGET),--budget $(BUDGET)) $(ARGS); \
+	  status=$$?; $(if $(PACK),mkdir -p $(PACK) && tar -C $(OUT)/kernels -czf $(PACK)/kernels.tar.gz . ;) exit $$status
 
-aot: setup ## compile every kernel for sm_90 with no GPU; registers, spills, shared memory
-	@TRITON_AOT_TESTS=1 $(PY) -m pytest tests/aot -s
+tune: setup ## try the kernels' launch candidates on this GPU; writes results/local/tuning.csv and best.csv
+	@$(PY) -m bench tune $(if $(BUDGET),--budget $(BUDGET))
+
+# torch 2.10 and 2.11 for CUDA bring triton 3.6.0: kernels are compiled with it as well as with the one installed
+OLD_TRITON = .aot/triton36
+$(OLD_TRITON)/triton/__init__.py: | setup
+	@$(PY) -m pip install --quiet --no-deps --target $(OLD_TRITON) triton==3.6.0
+
+test-aot36: setup $(OLD_TRITON)/triton/__init__.py ## the ahead-of-time tests with triton 3.6.0
+	@PYTHONPATH=$(OLD_TRITON):. TRITON_AOT_TESTS=1 $(PY) -m pytest tests/aot
+
+aot: setup $(OLD_TRITON)/triton/__init__.py ## compile every kernel for sm_80, sm_90, sm_100 with both tritons; rewrites the tables (minutes)
+	@printf '%s\n' 80 90 100 | xargs -P 2 -I{} $(PY) -m tests.aot.table --write --arch {}
+	@printf '%s\n' 80 90 100 | PYTHONPATH=$(OLD_TRITON):. xargs -P 2 -I{} $(PY) -m tests.aot.table --write --arch {}
 
 wheels: setup ## into .wheels: what a host with no network may lack (PYTHON_TARGET=3.12)
 	@$(PY) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(or $(PYTHON_TARGET),3.12) \
 	  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-	  -d .wheels typer rich filelock nvidia-ml-py shellingham click markdown-it-py mdurl pygments annotated-doc \
+	  -d .wheels pytest pytest-benchmark py-cpuinfo iniconfig pluggy typer rich filelock nvidia-ml-py shellingham click markdown-it-py mdurl pygments annotated-doc \
 	  altair narwhals jsonschema jsonschema-specifications referencing rpds-py attrs vl-convert-python jinja2 markupsafe typing-extensions packaging
 
 clean: ## remove the environment, caches and this machine's own derived files

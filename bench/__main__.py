@@ -1,4 +1,4 @@
-"""The command line: run, price, claim, report, list, doctor. Each verb imports what it needs when it is called.
+"""The command line: run, price, claim, report, list, tune, doctor. Each verb imports what it needs when it is called.
 
 Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad input; 130 interrupted.
 """
@@ -145,6 +145,18 @@ def list_(
     from bench import catalogue
 
     catalogue.show(kind)
+
+
+@app.command()
+def tune(
+    op: Annotated[list[str] | None, typer.Option("--op", help="This op only; again for more. Default: all.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Stop after this time, such as 8m; what is tuned stays.")] = None,
+) -> None:
+    """Try the kernels' launch candidates on this GPU and keep what is faster: results/local/tuning.csv, best.csv."""
+    from bench import tune as tuner
+
+    tables = tuner.tune(op, parse_budget(budget) if budget else None, print)
+    print(*(f"table: {path}" for path in tables if path.is_file()), sep="\n")
 
 
 @app.command()

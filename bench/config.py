@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-BACKENDS = ("reference", "compile", "triton")  # as kernels/op.py has them
+BACKENDS = ("reference", "compile", "triton", "best")  # as kernels/op.py has them
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp4")
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ alone, as of the date in results/as_of, so that the same commit always gives the
 
 from __future__ import annotations
 
+import csv
 import datetime
 import filecmp
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 from bench import results
 from bench import runs as run_folders
 from bench.config import ConfigError
+from bench.kernel_results import read_kernels
 
 COMPARED = ("costs.csv", "claims.csv", "report/report.md")
 Row = dict[str, Any]
@@ -102,6 +104,19 @@ def derive(job: Derivation) -> Derived:
     return Derived(cells, rows, costs_of(job, rows, warnings), claims(rows, job.as_of), warnings)
 
 
+def kernel_facts(tracked: bool) -> dict[str, Any]:
+    """Rows of the runs in results/kernels (committed ones alone for the public files), and the compiler's tables."""
+    folder = results.ROOT / "results" / "kernels"
+    names = run_folders.tracked_runs(folder) if tracked and folder.is_dir() else None
+    found = sorted(path.parent for path in folder.glob("*/kernels.csv"))
+    rows = [row for run in found if names is None or run.name in names for row in read_kernels(run)]
+    compiled = {}
+    for path in sorted(folder.glob("aot_*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            compiled[path.stem] = list(csv.DictReader(file))
+    return {"kernels": rows, "compiled": compiled}
+
+
 def price(job: Derivation) -> str:
     """Write costs.csv; one line about it."""
     warnings: list[str] = []
@@ -121,8 +136,11 @@ def claim(job: Derivation) -> str:
     return f"{verdict_line(found)}\n{path}: {len(found)} rows"
 
 
-def report(job: Derivation, quiet: bool = False) -> None:
-    """Write costs.csv, claims.csv and report/; show the verdict. Without altair: the CSVs, and one line why."""
+def report(job: Derivation, scratch: bool = False) -> None:
+    """Write costs.csv, claims.csv and report/; show the verdict. Without altair: the CSVs, and one line why.
+
+    `scratch`: only to compare: the README stays as it is and nothing is shown.
+    """
     from bench.report import readme
     from bench.report.build import report as write_report
     from bench.report.drawing import ReportUnavailable
@@ -133,19 +151,19 @@ def report(job: Derivation, quiet: bool = False) -> None:
     paths = [job.target / "costs.csv", job.target / "claims.csv"]
     results.write(paths[0], results.COSTS, made.costs)
     results.write(paths[1], results.CLAIMS, made.claims)
-    if job.tracked:
+    if job.tracked and not scratch:
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance = {"environments": environments, "warnings": made.warnings}
+    provenance = {"environments": environments, "warnings": made.warnings} | kernel_facts(job.tracked)
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of
         )[:2]
     except ReportUnavailable as error:
-        if not quiet:
+        if not scratch:
             show(made.claims, made.costs, paths)
             print(f"no report here: {error}")
         return
-    if not quiet:
+    if not scratch:
         show(made.claims, made.costs, paths)
 
 
@@ -154,7 +172,7 @@ def check(out: Path) -> None:
     job = Derivation.of(out, None, tracked=True)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        report(replace(job, target=scratch, tracked=False), quiet=True)
+        report(replace(job, target=scratch), scratch=True)
         different = [name for name in COMPARED if not same(out / name, scratch / name)]
         unopened = [
             str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file() and not path.stat().st_size

@@ -77,6 +77,7 @@ CELLS: dict[str, tuple[str, str]] = {
     "check_tolerance": ("f", "what was allowed"),
     "check_shape": ("s", "the shape the check ran at"),
     "started_at": ("s", "UTC, ISO 8601"),
+    "ops_ran": ("s", "backend best: which side each op took, such as matmul=reference rms_norm=triton"),
 }
 SAMPLES: dict[str, tuple[str, str]] = {
     "cell": ("s", "key of the cell"),

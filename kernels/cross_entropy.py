@@ -3,12 +3,13 @@
     loss = 1/n · Σ_i (log Σ_j exp(x_ij) - x_i,target)      over the n rows whose target is not -100
     dloss/dx_ij = (softmax(x_i)_j - [j = target_i]) / n
 
-One program owns one row and runs over it twice in chunks: once for the maximum and the sum of
-exponentials together (online softmax, Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867), once for
-the gradient, when the row mostly comes from the L2 cache. No softmax matrix is ever stored. Computing
-the gradient at once follows Liger-Kernel (https://arxiv.org/abs/2410.10989), which writes it over the logits;
-here it goes to a buffer of its own, so the caller's logits stay what they were, and backward multiplies
-that buffer by the gradient of the loss in place. A second backward through one loss is therefore an error.
+One program owns one row and runs over it twice: once for the maximum and the sum of exponentials together (online
+softmax, Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867), once for the gradient. A row of 128k logits fits
+neither registers nor shared memory, so the second reading is meant for the L2 cache: one program a multiprocessor
+holds 132 rows, 34 MB, in an H100's 50 MB. No softmax matrix is ever stored. Computing the gradient at once follows
+Liger-Kernel (https://arxiv.org/abs/2410.10989), which writes it over the logits; here it goes to a buffer of its own,
+so the caller's logits stay what they were, and backward multiplies that buffer by the gradient of the loss in place.
+A second backward through one loss is therefore an error. `linear_cross_entropy` spares the logits altogether.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from bench.kernels.op import Compile, Op, Shape
+from bench.kernels.op import Op, Shape, processors
+from bench.kernels.tuning import tuned
 
 IGNORE_INDEX = -100  # PyTorch's default, and what data collators write
-BLOCK = 4096
-WARPS = 8  # 16 elements of a chunk a thread
+LOG2_E = tl.constexpr(1.4426950408889634)  # the hardware's exponential is base 2
+LN_2 = tl.constexpr(0.6931471805599453)
 # float64 is for the reference: the kernel computes in fp32 whatever it reads
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,55 +38,83 @@ def reference(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _forward(
-    logits_ptr, targets_ptr, count_ptr, loss_ptr, grad_ptr, row_stride,
-    V: tl.constexpr, HAS_GRAD: tl.constexpr, IGNORE: tl.constexpr, BLOCK: tl.constexpr,
+def _row(
+    logits_ptr, target, scale, loss_ptr, grad_ptr, V: tl.constexpr, HAS_GRAD: tl.constexpr, IGNORE: tl.constexpr,
+    RUNS: tl.constexpr, RUN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    # 64 bits: 16k rows of 152k columns pass 2³¹
-    row = tl.program_id(0).to(tl.int64)
-    logits_ptr += row * row_stride
-    grad_ptr += row * V
-    target = tl.load(targets_ptr + row)
     counted = target != IGNORE
-    # finite, so that a chunk of -inf logits (a masked part of the vocabulary) does not make -inf + inf
-    peak = tl.full((), -3e38, tl.float32)
-    total = tl.full((), 0.0, tl.float32)
+    at = tl.arange(0, RUNS)[:, None] * RUN + tl.arange(0, RUN)[None, :]
+    # a maximum and a sum for each run of RUN, which one thread loads at once: threads meet only after the last run.
+    # Finite, so that a chunk of -inf logits (a masked part of the vocabulary) does not make -inf + inf
+    peak = tl.full((RUNS,), -3e38, tl.float32)
+    total = tl.zeros((RUNS,), tl.float32)
     # an ignored row's loop has no step
-    for first in range(0, tl.where(counted, V, 0), BLOCK):
-        col = first + tl.arange(0, BLOCK)
-        x = tl.load(logits_ptr + col, col < V, other=float("-inf")).to(tl.float32)
+    for first in tl.range(0, tl.where(counted, V, 0), RUNS * RUN, num_stages=STAGES):
+        x = tl.load(logits_ptr + first + at, first + at < V, other=float("-inf"), eviction_policy="evict_last")
+        x = x.to(tl.float32) * LOG2_E
         # the sum so far is carried over to the new maximum: every exponent stays at or below 0
-        new_peak = tl.maximum(peak, tl.max(x, 0))
-        total = total * tl.exp(peak - new_peak) + tl.sum(tl.exp(x - new_peak), 0)
+        new_peak = tl.maximum(peak, tl.max(x, 1))
+        total = total * tl.exp2(peak - new_peak) + tl.sum(tl.exp2(x - new_peak[:, None]), 1)
         peak = new_peak
-    total = tl.where(counted, total, 1.0)
-    known = counted & (target >= 0) & (target < V)
-    right = tl.load(logits_ptr + target, known, other=float("nan")).to(tl.float32)
+    top = tl.max(peak, 0)
+    lse = top + tl.log2(tl.where(counted, tl.sum(total * tl.exp2(peak - top), 0), 1.0))
     # a target outside the vocabulary makes the loss NaN, never a read of foreign memory
-    tl.store(loss_ptr + row, tl.where(counted, peak + tl.log(total) - right, 0.0))
+    right = tl.load(logits_ptr + target, counted & (target >= 0) & (target < V), other=float("nan")).to(tl.float32)
+    tl.store(loss_ptr, tl.where(counted, lse * LN_2 - right, 0.0))
     if HAS_GRAD:
-        # the count is a tensor on the device: reading it on the host would stall every training step
-        scale = 1 / tl.load(count_ptr).to(tl.float32)
-        # an ignored row is walked as well: its gradient must be written, as zeros
-        for first in range(0, V, BLOCK):
-            col = first + tl.arange(0, BLOCK)
-            mask = col < V
-            x = tl.load(logits_ptr + col, mask & counted, other=float("-inf")).to(tl.float32)
-            grad = (tl.exp(x - peak) / total - tl.where(col == target, 1.0, 0.0)) * scale
-            grad = tl.where(counted, grad, 0.0)
-            tl.store(grad_ptr + col, grad.to(grad_ptr.dtype.element_ty), mask)
+        # an ignored row is walked as well, unread: its gradient must be written, as zeros
+        for first in tl.range(0, V, RUNS * RUN, num_stages=STAGES):
+            mask = first + at < V
+            x = tl.load(logits_ptr + first + at, mask & counted, other=float("-inf"), eviction_policy="evict_first")
+            grad = tl.exp2(x.to(tl.float32) * LOG2_E - lse) - tl.where(first + at == target, 1.0, 0.0)
+            grad = tl.where(counted, grad * scale, 0.0)
+            # streamed past the cache, which keeps what is still to be read
+            tl.store(grad_ptr + first + at, grad.to(grad_ptr.dtype.element_ty), mask, cache_modifier=".cs")
 
 
 @triton.jit
-def _scale(grad_ptr, factor_ptr, V: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(
+    logits_ptr, targets_ptr, count_ptr, loss_ptr, grad_ptr, rows, row_stride,
+    V: tl.constexpr, HAS_GRAD: tl.constexpr, IGNORE: tl.constexpr,
+    RUNS: tl.constexpr, RUN: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    # the count is a tensor on the device: reading it on the host would stall every training step
+    scale = 1 / tl.load(count_ptr).to(tl.float32)
+    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
+        # 64 bits: 16k rows of 152k columns pass 2³¹
+        far = tl.cast(row, tl.int64)
+        _row(
+            logits_ptr + far * row_stride, tl.load(targets_ptr + row), scale, loss_ptr + row, grad_ptr + far * V,
+            V, HAS_GRAD, IGNORE, RUNS, RUN, STAGES,
+        )  # fmt: skip
+
+
+@triton.jit
+def _scale(grad_ptr, factor_ptr, size, BLOCK: tl.constexpr):
     factor = tl.load(factor_ptr)
     # the usual loss.backward() brings 1: nothing to do, found out without asking the host
     if factor != 1.0:
-        grad_ptr += tl.program_id(0).to(tl.int64) * V
-        for first in range(0, V, BLOCK):
-            col = first + tl.arange(0, BLOCK)
-            grad = tl.load(grad_ptr + col, col < V, other=0).to(tl.float32) * factor
-            tl.store(grad_ptr + col, grad.to(grad_ptr.dtype.element_ty), col < V)
+        for first in range(tl.program_id(0).to(tl.int64) * BLOCK, size, tl.num_programs(0) * BLOCK):
+            place = first + tl.arange(0, BLOCK)
+            grad = tl.load(grad_ptr + place, place < size, other=0).to(tl.float32) * factor
+            tl.store(grad_ptr + place, grad.to(grad_ptr.dtype.element_ty), place < size)
+
+
+def scale_in_place(gradient: torch.Tensor, factor: torch.Tensor) -> None:
+    """Multiply a dense gradient by a scalar on the device; autograd then refuses to hand it out again."""
+    block, size = 4096, gradient.numel()
+    programs = min(triton.cdiv(size, block), 8 * processors(gradient.device))
+    _scale[(programs,)](gradient, factor, size, BLOCK=block, num_warps=8)
+    torch.autograd.graph.increment_version(gradient)
+
+
+def _config(logits: torch.Tensor) -> dict[str, Any]:
+    """Blocks of 16 elements a thread, runs of 16 bytes; the widest row takes a whole multiprocessor's threads."""
+    vocabulary = logits.shape[1]
+    block = min(max(triton.next_power_of_2(vocabulary), 2048), 16384)
+    run = 16 // logits.element_size()
+    config = {"RUNS": block // run, "RUN": run, "STAGES": 3, "num_warps": block // 512}
+    return tuned("cross_entropy.forward", (triton.next_power_of_2(vocabulary),), config, logits.device)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -97,9 +127,12 @@ class _CrossEntropy(torch.autograd.Function):
         loss = torch.empty(rows, dtype=torch.float32, device=logits.device)
         contiguous = torch.contiguous_format
         grad = torch.empty_like(logits, memory_format=contiguous) if wanted else logits
-        _forward[(rows,)](
-            logits, targets, count, loss, grad, logits.stride(0),
-            V=vocabulary, HAS_GRAD=wanted, IGNORE=IGNORE_INDEX, BLOCK=BLOCK, num_warps=WARPS,
+        config = _config(logits)
+        # 32 warps a multiprocessor: one wide row, or several short ones
+        programs = min(rows, 32 // config["num_warps"] * processors(logits.device))
+        _forward[(programs,)](
+            logits, targets, count, loss, grad, rows, logits.stride(0),
+            V=vocabulary, HAS_GRAD=wanted, IGNORE=IGNORE_INDEX, **config,
         )  # fmt: skip
         if wanted:
             ctx.save_for_backward(grad)
@@ -109,10 +142,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, factor: torch.Tensor) -> tuple[torch.Tensor, None]:
         (grad,) = ctx.saved_tensors
-        rows, vocabulary = grad.shape
-        _scale[(rows,)](grad, factor, V=vocabulary, BLOCK=BLOCK, num_warps=WARPS)
-        # autograd now refuses to hand out the buffer again, scaled as it is
-        torch.autograd.graph.increment_version(grad)
+        scale_in_place(grad, factor)
         return grad, None
 
 
@@ -128,7 +158,8 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         raise ValueError("cross_entropy: the vocabulary dimension must be contiguous")
     if logits.device != targets.device:
         raise ValueError(f"cross_entropy: logits on {logits.device}, targets on {targets.device}")
-    return _CrossEntropy.apply(logits, targets)
+    # a Function sees only that its input has a gradient, not that none is wanted now
+    return _CrossEntropy.apply(logits if torch.is_grad_enabled() else logits.detach(), targets)
 
 
 def inputs(shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
@@ -142,29 +173,18 @@ def inputs(shape: Shape, dtype: torch.dtype, device: torch.device, generator: to
 
 
 def flops(shape: Shape) -> int:
-    """Maximum, subtraction, exp, sum for the loss; subtraction, exp, two products for the gradient."""
-    return 8 * shape["N"] * shape["V"]
+    """Maximum, subtraction, exp, sum."""
+    return 4 * shape["N"] * shape["V"]
 
 
 def least_bytes(shape: Shape, element: int) -> int:
-    """Read the logits once, write the gradient once (the second reading is left to the cache)."""
-    return 2 * shape["N"] * shape["V"] * element
+    """Read the logits once, and the targets; write a loss for each row."""
+    return shape["N"] * (shape["V"] * element + 12)
 
 
-def compiles() -> list[Compile]:
-    """Both vocabularies with gradient, one without (the evaluation of a model)."""
-    forward = {"logits_ptr": "*bf16", "targets_ptr": "*i64", "count_ptr": "*i64"}
-    forward |= {"loss_ptr": "*fp32", "grad_ptr": "*bf16", "row_stride": "i32"}
-    fixed = {"IGNORE": IGNORE_INDEX, "BLOCK": BLOCK}
-    entries = [
-        Compile(
-            _forward, forward, fixed | {"V": vocabulary, "HAS_GRAD": grad}, WARPS,
-            divisible=("row_stride",),
-        )
-        for vocabulary, grad in ((128256, True), (151936, True), (128256, False))
-    ]  # fmt: skip
-    scale = {"grad_ptr": "*bf16", "factor_ptr": "*fp32"}
-    return entries + [Compile(_scale, scale, {"V": size, "BLOCK": BLOCK}, WARPS) for size in (128256, 151936)]
+def backward_bytes(shape: Shape, element: int) -> int:
+    """Write the gradient once: forward does, and reads the logits for it again, which is left to the cache."""
+    return shape["N"] * shape["V"] * element
 
 
 OP = Op(
@@ -183,6 +203,17 @@ OP = Op(
     },
     flops=flops,
     bytes=least_bytes,
-    compiles=compiles,
+    backward_flops=lambda shape: 4 * shape["N"] * shape["V"],
+    backward_bytes=backward_bytes,
     differentiable=("logits",),
+    # one stage loads into registers, without a barrier; more copy ahead into shared memory
+    candidates={
+        "cross_entropy.forward": (
+            {"STAGES": 1},
+            {"STAGES": 2},
+            {"STAGES": 4},
+            {"STAGES": 1, "num_warps": 16},
+            {"STAGES": 3, "num_warps": 16},
+        )
+    },
 )

@@ -8,22 +8,25 @@ Backward, with r = 1 / sqrt(mean(h²) + eps) and g = dy · weight:
     dh = r · g - r³ · h · mean(g · h) + (gradient that reaches h by itself)
     dx = dresidual = dh,   dweight = Σ_rows dy · h · r
 
-One row fits one program's registers, so a row is read once. The backward pass is a persistent grid:
-each program walks over many rows and writes one partial dweight, and torch sums the partials.
+One row fits one program's registers, so a row is read once. The backward pass is a persistent grid: each program
+walks over many rows and writes one partial dweight, and a second kernel sums the partials, always in the same order.
+Rows too wide to keep a partial beside them leave dweight to a kernel of its own, which walks down columns.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from bench.kernels.op import Compile, Op, Shape
+from bench.kernels.op import Op, Shape, architecture, processors
+from bench.kernels.rms_norm_backward import _backward, _sum_partials, _weight_partials
+from bench.kernels.tuning import tuned
 
 MAX_WIDTH = 32768  # beyond it a row no longer fits the registers of one program
+WIDE = 32768  # bytes of a row beyond which registers hold the row, but no sum of rows beside it
 # float64 is for the reference: the kernels compute in fp32 whatever they read
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -65,49 +68,48 @@ def _forward(
     tl.store(rstd_ptr + row, rstd, row < rows)
 
 
-@triton.jit
-def _backward(
-    dy_ptr, dh_ptr, h_ptr, weight_ptr, rstd_ptr, dx_ptr, dw_ptr, rows, inner, outer_stride, inner_stride,
-    HAS_DH: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    col = tl.arange(0, BLOCK_H)[None, :]
-    weight = tl.load(weight_ptr + col, col < H, other=0).to(tl.float32)
-    # stays in registers over all rows of the program: one write of H numbers instead of an atomic a row
-    dw = tl.zeros((ROWS, BLOCK_H), tl.float32)
-    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
-        row = first + tl.arange(0, ROWS)
-        mask = (row < rows)[:, None] & (col < H)
-        place = (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
-        flat = row.to(tl.int64)[:, None] * H + col
-        h = tl.load(h_ptr + place[:, None] + col, mask, other=0).to(tl.float32)
-        dy = tl.load(dy_ptr + flat, mask, other=0).to(tl.float32)
-        rstd = tl.load(rstd_ptr + row, row < rows, other=0)[:, None]
-        unit = h * rstd
-        dw += dy * unit
-        grad = dy * weight
-        dx = rstd * (grad - unit * (tl.sum(grad * unit, 1) / H)[:, None])
-        # h goes on along the residual stream, so its own gradient joins here: the fused add's backward
-        if HAS_DH:
-            dx += tl.load(dh_ptr + flat, mask, other=0).to(tl.float32)
-        tl.store(dx_ptr + flat, dx.to(dx_ptr.dtype.element_ty), mask)
-    tl.store(dw_ptr + tl.program_id(0) * H + col, tl.sum(dw, 0)[None, :], col < H)
-
-
-def _config(width: int) -> dict[str, Any]:
-    """Tile of one program: about 16 elements a thread, several rows where rows are short."""
+def _tile(width: int) -> dict[str, Any]:
+    """Tile of one program: several rows where rows are short."""
     block = triton.next_power_of_2(width)
     # QK-norm: 16 heads of 128 in one program; a program a head would leave most of its threads idle
     rows = max(1, 2048 // block)
-    warps = min(32, max(4, rows * block // 512))
+    # 32 elements a thread of a long row: of its power of two, a row of 2880 or 5120 then leaves few lanes idle
+    warps = min(32, max(4, rows * block // 1024))
     return {"H": width, "BLOCK_H": block, "ROWS": rows, "num_warps": warps}
 
 
-@functools.cache
-def _processors(device: torch.device) -> int:
-    """Streaming multiprocessors; a few in the interpreter, so that programs there walk several rows too."""
-    if device.type != "cuda":
-        return 2
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _key(rows: int, width: int, x: torch.Tensor) -> tuple[int, ...]:
+    return (rows.bit_length(), width, x.element_size())
+
+
+def _gradients(
+    dy: torch.Tensor, dh: torch.Tensor | None, h: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """dx, which is dresidual as well, and dweight."""
+    rows, inner, outer_stride, inner_stride = _rows(h)
+    width, device = h.shape[-1], h.device
+    strides = (rows, inner, outer_stride, inner_stride)
+    # registers are short: for long rows the compiler needs fewest with dh loaded before the sum, but not so for sm_80
+    config = _tile(width) | {"STAGES": 1, "DH_FIRST": width > 2048 and architecture(device) > 80}
+    config = tuned("rms_norm.backward", _key(rows, width, h), config, device)
+    # warps a multiprocessor's registers hold: 80 a thread at 16 elements; at 32, 128, or some more on sm_100
+    warps = 24 if width <= 2048 else 16 if architecture(device) < 100 else 12
+    resident = max(1, warps // config["num_warps"]) * processors(device)
+    programs = min(triton.cdiv(rows, config["ROWS"]), resident)
+    fused = width * h.element_size() <= WIDE
+    dx = torch.empty_like(h, memory_format=torch.contiguous_format)
+    partials = programs if fused else min(triton.cdiv(rows, 16), 16)
+    partial = torch.empty(partials, width, dtype=torch.float32, device=device)
+    _backward[(programs,)](
+        dy, dh, h, weight, rstd, dx, partial, *strides, HAS_DH=dh is not None, HAS_DW=fused, **config
+    )  # fmt: skip
+    if not fused:
+        _weight_partials[(partials, triton.cdiv(width, 256))](
+            dy, h, rstd, partial, *strides, H=width, BLOCK_H=256, ROWS=16
+        )  # fmt: skip
+    dw = torch.empty_like(weight)
+    _sum_partials[(triton.cdiv(width, 32),)](partial, dw, partials, H=width, BLOCK_H=32, ROWS=64)
+    return dx, dw
 
 
 def _rows(x: torch.Tensor) -> tuple[int, int, int, int]:
@@ -128,7 +130,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, residual: Any) -> Any:
         rows, inner, outer_stride, inner_stride = _rows(x)
-        config = _config(x.shape[-1])
+        config = _tile(x.shape[-1])
+        config = tuned("rms_norm.forward", _key(rows, x.shape[-1], x), config, x.device)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         # without a residual h is x: nothing is copied
         h = x if residual is None else torch.empty_like(y)
@@ -149,19 +152,9 @@ class _RMSNorm(torch.autograd.Function):
         # only h was used: the add passes its gradient on
         if dy is None:
             return dh, None, None, dh if fused else None
-        rows, inner, outer_stride, inner_stride = _rows(h)
-        config = _config(h.shape[-1])
-        # short of the registers, 16 warps a multiprocessor are enough to hide the latency of memory
-        resident = max(1, 16 // config["num_warps"]) * _processors(h.device)
-        programs = min(triton.cdiv(rows, config["ROWS"]), resident)
-        dx = torch.empty_like(h, memory_format=torch.contiguous_format)
-        partial = torch.empty(programs, h.shape[-1], dtype=torch.float32, device=h.device)
-        _backward[(programs,)](
-            dy.contiguous(), None if dh is None else dh.contiguous(), h, weight, rstd, dx, partial,
-            rows, inner, outer_stride, inner_stride, HAS_DH=dh is not None, **config,
-        )  # fmt: skip
+        dx, dw = _gradients(dy.contiguous(), None if dh is None else dh.contiguous(), h, weight, rstd)
         # x and residual enter the sum alike: one tensor is the gradient of both
-        return dx, partial.sum(0).to(weight.dtype), None, dx if fused else None
+        return dx, dw, None, dx if fused else None
 
 
 def rms_norm(
@@ -207,21 +200,15 @@ def least_bytes(shape: Shape, element: int) -> int:
     return element * (size * (2 + 2 * shape["residual"]) + shape["hidden"])
 
 
-def compiles() -> list[Compile]:
-    """The widths of the listed models: dense rows with a residual, and the heads of QK-norm without."""
-    special = {"rstd_ptr": "*fp32", "dw_ptr": "*fp32", "eps": "fp32"}
-    entries = []
-    for width, dense in ((4096, True), (2048, True), (1024, True), (128, False)):
-        for kernel, flag in ((_forward, "HAS_RESIDUAL"), (_backward, "HAS_DH")):
-            config = _config(width) | {flag: dense}
-            warps = config.pop("num_warps")
-            if dense:  # Triton makes a constant of an integer that is 1
-                config["inner"] = 1
-            names = [name for name in kernel.arg_names if name not in config]
-            types = {name: special.get(name, "*bf16" if name.endswith("_ptr") else "i32") for name in names}
-            divisible = tuple(name for name in names if types[name] == "i32")
-            entries.append(Compile(kernel, types, config, warps, divisible=divisible))
-    return entries
+def backward_flops(shape: Shape) -> int:
+    """Two products for dy · weight and h · r, two for the mean, two for dweight, three for dx, dh's add."""
+    return shape["tokens"] * shape.get("heads", 1) * shape["hidden"] * (9 + shape["residual"])
+
+
+def backward_bytes(shape: Shape, element: int) -> int:
+    """Read dy, h, r (and dh), write dx; read the weight and write its gradient once."""
+    rows = shape["tokens"] * shape.get("heads", 1)
+    return element * (rows * shape["hidden"] * (3 + shape["residual"]) + 2 * shape["hidden"]) + 4 * rows
 
 
 OP = Op(
@@ -232,17 +219,30 @@ OP = Op(
         "llama_3_1_8b_train": {"tokens": 8192, "hidden": 4096, "residual": 1},
         "llama_3_1_8b_decode": {"tokens": 64, "hidden": 4096, "residual": 1},
         "llama_3_2_1b_train": {"tokens": 16384, "hidden": 2048, "residual": 1},
+        "llama_3_1_70b_train": {"tokens": 4096, "hidden": 8192, "residual": 1},
+        "llama_3_1_405b_train": {"tokens": 2048, "hidden": 16384, "residual": 1},
+        "gpt_oss_train": {"tokens": 16384, "hidden": 2880, "residual": 1},
+        "qwen3_32b_train": {"tokens": 8192, "hidden": 5120, "residual": 1},
+        "deepseek_v3_train": {"tokens": 8192, "hidden": 7168, "residual": 1},
         "qwen3_0_6b_train": {"tokens": 16384, "hidden": 1024, "residual": 1},
         "qwen3_0_6b_qk_norm": {"tokens": 16384, "heads": 16, "hidden": 128, "residual": 0},
+        "hidden_32768": {"tokens": 2048, "hidden": 32768, "residual": 1},
     },
     test_shapes={
         "residual": {"tokens": 37, "hidden": 256, "residual": 1},
         "plain": {"tokens": 9, "hidden": 2048, "residual": 0},
+        "long_row": {"tokens": 23, "hidden": 2880, "residual": 1},
         "qk_norm": {"tokens": 11, "heads": 3, "hidden": 64, "residual": 0},
+        "wide": {"tokens": 4, "hidden": 16500, "residual": 1},
         "odd": {"tokens": 5, "hidden": 773, "residual": 1},
     },
     flops=flops,
     bytes=least_bytes,
-    compiles=compiles,
     differentiable=("x", "weight", "residual"),
+    backward_flops=backward_flops,
+    backward_bytes=backward_bytes,
+    candidates={
+        "rms_norm.forward": ({"num_warps": 4}, {"num_warps": 8}, {"num_warps": 16}),
+        "rms_norm.backward": (*({"num_warps": warps} for warps in (4, 8, 16, 32)), {"STAGES": 2}),
+    },
 )

@@ -17,7 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bench.kernels.op import Compile, Op, Shape
+from bench.kernels.op import Op, Shape
+from bench.kernels.tuning import tuned
 
 # float64 is for the reference: the kernel computes in fp32 whatever it reads
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -82,7 +83,7 @@ def _rope(
     _rotate_heads(k_ptr, k_out_ptr, k_stride_h, cos, sin, NKV, HALF, BLOCK_KV, BLOCK_HALF)
 
 
-def _config(q_heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
+def _config(tokens: int, q_heads: int, kv_heads: int, head_dim: int, x: torch.Tensor) -> dict[str, Any]:
     half = head_dim // 2
     blocks = {
         "BLOCK_Q": triton.next_power_of_2(q_heads),
@@ -91,7 +92,9 @@ def _config(q_heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
     }
     # about 32 elements of q a thread: more warps would leave k's smaller tile too little for wide loads
     warps = min(8, max(1, 2 * blocks["BLOCK_Q"] * blocks["BLOCK_HALF"] // 1024))
-    return blocks | {"NQ": q_heads, "NKV": kv_heads, "HALF": half, "num_warps": warps}
+    key = (tokens.bit_length(), q_heads, kv_heads, head_dim, x.element_size())
+    chosen = tuned("rope.rope", key, {"num_warps": warps}, x.device)
+    return blocks | {"NQ": q_heads, "NKV": kv_heads, "HALF": half} | chosen
 
 
 def _launch(
@@ -105,7 +108,7 @@ def _launch(
         q, k, cos, sin, q_out, k_out, length, *q.stride()[:3], *k.stride()[:3],
         # one table serves every sequence: a batch stride of 0 reads it again
         cos.stride(0) if cos.shape[0] > 1 else 0,
-        INVERSE=inverse, **_config(q_heads, k.shape[2], head_dim),
+        INVERSE=inverse, **_config(batch * length, q_heads, k.shape[2], head_dim, q),
     )  # fmt: skip
     return q_out, k_out
 
@@ -175,21 +178,6 @@ def least_bytes(shape: Shape, element: int) -> int:
     return heads + 4 * shape["T"] * shape["d"]
 
 
-def compiles() -> list[Compile]:
-    """Head counts of the listed models, forward and (the sign of sin) backward."""
-    special = {"cos_ptr": "*fp32", "sin_ptr": "*fp32"}
-    entries = []
-    for heads in ((32, 8, 128), (16, 8, 128), (32, 8, 64)):
-        for inverse in (False, True):
-            config = _config(*heads) | {"INVERSE": inverse}
-            warps = config.pop("num_warps")
-            names = [name for name in _rope.arg_names if name not in config]
-            types = {name: special.get(name, "*bf16" if name.endswith("_ptr") else "i32") for name in names}
-            strides = tuple(name for name in names if "_stride_" in name)
-            entries.append(Compile(_rope, types, config, warps, divisible=strides))
-    return entries
-
-
 OP = Op(
     reference=reference,
     triton=rope,
@@ -199,14 +187,20 @@ OP = Op(
         "llama_3_1_8b_decode": {"B": 64, "T": 1, "nq": 32, "nkv": 8, "d": 128},
         "llama_3_2_1b_train": {"B": 4, "T": 4096, "nq": 32, "nkv": 8, "d": 64},
         "qwen3_0_6b_train": {"B": 4, "T": 4096, "nq": 16, "nkv": 8, "d": 128},
+        "gpt_oss_train": {"B": 2, "T": 4096, "nq": 64, "nkv": 8, "d": 64},
+        "llama_3_1_405b_train": {"B": 1, "T": 4096, "nq": 128, "nkv": 8, "d": 128},
     },
     test_shapes={
         "one_table": {"B": 2, "T": 9, "nq": 4, "nkv": 2, "d": 64},
         "table_each": {"B": 3, "T": 5, "nq": 4, "nkv": 4, "d": 128, "ragged": 1},
+        "one_key_head": {"B": 1, "T": 3, "nq": 16, "nkv": 1, "d": 64},
         "odd": {"B": 2, "T": 7, "nq": 7, "nkv": 1, "d": 36, "ragged": 1},
     },
     flops=flops,
     bytes=least_bytes,
-    compiles=compiles,
     differentiable=("q", "k"),
+    # the same rotation of dq and dk, turned back
+    backward_flops=flops,
+    backward_bytes=least_bytes,
+    candidates={"rope.rope": tuple({"num_warps": warps} for warps in (1, 2, 4, 8))},
 )

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from bench.kernels.op import Compile, Op, Shape
+from bench.kernels.op import Op, Shape
+from bench.kernels.tuning import tuned
 
-# one 128-bit load of each half for each of 128 threads, at 2 bytes an element
-BLOCK = 1024
+TILE = 2048  # elements of a program: two 128-bit loads of each half for each of 128 threads, at 2 bytes an element
 # float64 is for the reference: the kernels compute in fp32 whatever they read
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,11 +33,17 @@ def reference(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _forward(gate_up_ptr, out_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    # 64 bits: 75k tokens of Llama 3.1 8B (2F = 28672) pass 2^31 elements
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = col < WIDTH
+def _place(rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows, columns and mask of this program's tile."""
+    # 64 bits: 75k tokens of Llama 3.1 8B (2F = 28672) pass 2³¹ elements
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    col = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    return row, col, (row < rows) & (col < WIDTH)
+
+
+@triton.jit
+def _forward(gate_up_ptr, out_ptr, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row, col, mask = _place(rows, WIDTH, ROWS, BLOCK)
     source = gate_up_ptr + row * (2 * WIDTH) + col
     gate = tl.load(source, mask, other=0).to(tl.float32)
     up = tl.load(source + WIDTH, mask, other=0).to(tl.float32)
@@ -47,10 +53,8 @@ def _forward(gate_up_ptr, out_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward(dout_ptr, gate_up_ptr, grad_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = col < WIDTH
+def _backward(dout_ptr, gate_up_ptr, grad_ptr, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row, col, mask = _place(rows, WIDTH, ROWS, BLOCK)
     place = row * (2 * WIDTH) + col
     gate = tl.load(gate_up_ptr + place, mask, other=0).to(tl.float32)
     up = tl.load(gate_up_ptr + place + WIDTH, mask, other=0).to(tl.float32)
@@ -64,10 +68,16 @@ def _backward(dout_ptr, gate_up_ptr, grad_ptr, WIDTH: tl.constexpr, BLOCK: tl.co
     tl.store(grad_ptr + place + WIDTH, dup.to(element), mask)
 
 
-def _grid(gate_up: torch.Tensor) -> tuple[int, int]:
-    """Rows and blocks of columns; rows lie on axis 0, the only axis that may pass 65535."""
+def _launch(kernel: str, gate_up: torch.Tensor) -> tuple[int, tuple[int, int], dict[str, Any]]:
+    """Rows, grid and constants. Rows lie on axis 0, the only axis that may pass 65535."""
     width = gate_up.shape[-1] // 2
-    return gate_up.numel() // (2 * width), triton.cdiv(width, BLOCK)
+    rows = gate_up.numel() // (2 * width)
+    # the widest block that leaves at most an eighth of its lanes without a column, on several rows if it is short
+    fitting = (b for b in (2048, 1024, 512, 256) if triton.cdiv(width, b) * b <= width * 9 / 8)
+    block = next(fitting, min(2048, triton.next_power_of_2(width)))
+    config = {"BLOCK": block, "ROWS": TILE // block, "num_warps": 4}
+    config = tuned(f"swiglu.{kernel}", (rows.bit_length(), width, gate_up.element_size()), config, gate_up.device)
+    return rows, (triton.cdiv(rows, config["ROWS"]), triton.cdiv(width, config["BLOCK"])), {"WIDTH": width, **config}
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -76,7 +86,8 @@ class _SwiGLU(torch.autograd.Function):
         width = gate_up.shape[-1] // 2
         size = (*gate_up.shape[:-1], width)
         out = torch.empty(size, dtype=gate_up.dtype, device=gate_up.device)
-        _forward[_grid(gate_up)](gate_up, out, WIDTH=width, BLOCK=BLOCK)
+        rows, grid, config = _launch("forward", gate_up)
+        _forward[grid](gate_up, out, rows, **config)
         # the input alone is kept: neither silu(gate) nor the product is stored
         ctx.save_for_backward(gate_up)
         return out
@@ -86,9 +97,9 @@ class _SwiGLU(torch.autograd.Function):
         (gate_up,) = ctx.saved_tensors
         # not over gate_up itself: an activation kept for a second backward must survive the first
         grad = torch.empty_like(gate_up)
-        width = gate_up.shape[-1] // 2
+        rows, grid, config = _launch("backward", gate_up)
         # autograd may hand over an expanded gradient (of a sum, say): the kernel wants dense rows
-        _backward[_grid(gate_up)](dout.contiguous(), gate_up, grad, WIDTH=width, BLOCK=BLOCK)
+        _backward[grid](dout.contiguous(), gate_up, grad, rows, **config)
         return grad
 
 
@@ -119,15 +130,14 @@ def least_bytes(shape: Shape, element: int) -> int:
     return 3 * shape["tokens"] * shape["F"] * element
 
 
-def compiles() -> list[Compile]:
-    """Both passes at the feed-forward widths of the listed models."""
-    forward = {"gate_up_ptr": "*bf16", "out_ptr": "*bf16"}
-    backward = {"dout_ptr": "*bf16", "gate_up_ptr": "*bf16", "grad_ptr": "*bf16"}
-    return [
-        Compile(kernel, signature, {"WIDTH": width, "BLOCK": BLOCK})
-        for kernel, signature in ((_forward, forward), (_backward, backward))
-        for width in (14336, 8192, 3072)
-    ]
+def backward_flops(shape: Shape) -> int:
+    """The sigmoid's exp, add, divide; six operations for dgate, two for dup."""
+    return 11 * shape["tokens"] * shape["F"]
+
+
+def backward_bytes(shape: Shape, element: int) -> int:
+    """Read dout, gate and up, write both gradients."""
+    return 5 * shape["tokens"] * shape["F"] * element
 
 
 OP = Op(
@@ -139,14 +149,31 @@ OP = Op(
         "llama_3_1_8b_decode": {"tokens": 64, "F": 14336},
         "llama_3_2_1b_train": {"tokens": 16384, "F": 8192},
         "qwen3_0_6b_train": {"tokens": 16384, "F": 3072},
+        "deepseek_v3_dense_train": {"tokens": 4096, "F": 18432},
+        "gpt_oss_expert_train": {"tokens": 32768, "F": 2880},
+        "qwen3_30b_expert_train": {"tokens": 65536, "F": 768},
     },
     test_shapes={
-        "one_block": {"tokens": 6, "F": 256},
-        "two_blocks": {"tokens": 3, "F": 1536},
+        "one_block": {"tokens": 6, "F": 2048},
+        "two_blocks": {"tokens": 3, "F": 4000},
+        "several_rows": {"tokens": 13, "F": 768},
+        "narrow": {"tokens": 17, "F": 24},
         "odd": {"tokens": 7, "F": 1171},
     },
     flops=flops,
     bytes=least_bytes,
-    compiles=compiles,
     differentiable=("gate_up",),
+    backward_flops=backward_flops,
+    backward_bytes=backward_bytes,
+    candidates={
+        f"swiglu.{kernel}": (
+            {"num_warps": 8},
+            {"BLOCK": 1024, "ROWS": 1, "num_warps": 4},
+            {"BLOCK": 2048, "ROWS": 1, "num_warps": 4},
+            {"BLOCK": 4096, "ROWS": 1, "num_warps": 8},
+            {"BLOCK": 256, "ROWS": 4, "num_warps": 4},
+            {"BLOCK": 512, "ROWS": 4, "num_warps": 4},
+        )
+        for kernel in ("forward", "backward")
+    },
 )

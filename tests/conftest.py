@@ -5,6 +5,8 @@ import os
 import pytest
 
 if "TRITON_AOT_TESTS" not in os.environ:
+    # before numpy is imported: the interpreter's products are small, and threads make them ten times slower
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import torch
 
     if not torch.cuda.is_available():

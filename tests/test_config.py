@@ -111,5 +111,5 @@ def test_the_backends_a_suite_may_name_are_those_of_the_kernels():
     from bench.kernels.op import BACKENDS
 
     assert config.BACKENDS == BACKENDS
-    with pytest.raises(ValueError, match="backends: expected each one of reference, compile, triton, got 'tritn'"):
+    with pytest.raises(ValueError, match="each one of reference, compile, triton, best, got 'tritn'"):
         config.Group(workloads=("x",), backends=("tritn",))

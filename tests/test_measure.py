@@ -145,6 +145,11 @@ class Workload:
             raise self.fails
         self.prepared = True
 
+    def ops_ran(self):
+        """What ran since the last call: the check's ops are asked for once, and are not the cell's."""
+        self.asked = getattr(self, "asked", 0) + 1
+        return f"asked {self.asked}"
+
     def step(self):
         assert self.prepared
 
@@ -170,6 +175,7 @@ def test_a_good_cell_answers_columns_and_samples(build):
     assert row["system_tokens_per_s"] == pytest.approx(10 / row["step_s_last_third"])
     assert row["system_tokens_per_s_low"] <= row["system_tokens_per_s"] <= row["system_tokens_per_s_high"]
     assert row["setup_s"] >= 0
+    assert row["ops_ran"] == "asked 2"
 
 
 @pytest.mark.parametrize("error", [0.2, math.nan, math.inf])

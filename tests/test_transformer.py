@@ -178,7 +178,7 @@ def test_a_shape_it_cannot_run_is_refused_with_the_reason():
 
 
 @pytest.mark.parametrize("check", [oracle.gradient_error, oracle.prefill_error, oracle.decode_error])
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["reference", "triton", "best"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_the_whole_model_on_each_backend_passes_the_check_its_cells_pass(check, backend, qk_norm):
     """On a CPU the Triton kernels run in the interpreter: slow, and the same arithmetic."""

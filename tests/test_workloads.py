@@ -15,13 +15,13 @@ MODEL = dataclasses.replace(
 )
 
 
-def make(phase, layers=2, **sizes):
+def make(phase, layers=2, backend="reference", **sizes):
     workload = Workload(key="w", phase=phase, source="test", **{"precision": "fp32", **sizes})
     build = resolve(f"bench.workloads.{phase}:build")
     if phase in ("kernel", "ceiling"):
         return build(device="cpu", workload=dataclasses.asdict(workload), backend="reference")
     model, request = dataclasses.asdict(MODEL), dataclasses.asdict(workload)
-    return build(device="cpu", model=model, workload=request, backend="reference", layers=layers)
+    return build(device="cpu", model=model, workload=request, backend=backend, layers=layers)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -49,6 +49,20 @@ def test_the_bf16_copy_is_its_fp32_master_rounded():
     for weight, master, old in zip(job.weights, job.masters, start, strict=True):
         assert master.dtype is torch.float32 and torch.equal(weight, master.bfloat16())
         assert not torch.equal(master, old)
+
+
+def test_our_optimiser_moves_the_weights_as_torchs_does():
+    """Backend triton's whole step, interpreted: forward, backward, AdamW, against torch's."""
+    ours, torchs = (
+        make("train_step", batch_size=1, input_tokens=8, gradient_accumulation=2, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    for job in (ours, torchs):
+        job.prepare()
+        for _ in range(3):
+            job.step()
+    for a, b in zip(ours.weights, torchs.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_accumulating_micro_batches_is_one_step_over_all_of_them():

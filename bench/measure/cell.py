@@ -48,6 +48,9 @@ class Runnable(Protocol):
     def step(self) -> None:
         """One step, on the current stream; must not wait for the device."""
 
+    def ops_ran(self) -> str | None:
+        """Backend best: which side each op took since the last call; None for every other backend."""
+
 
 def resolve(target: str) -> Callable[..., Any]:
     """The function named "module:function"."""
@@ -99,6 +102,7 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
     if not check.error <= check.tolerance:  # also when the error is NaN
         reason = f"relative error {check.error:.3g} against float64, allowed {check.tolerance:.3g}"
         return row | {"status": "incorrect", "reason": reason}
+    workload.ops_ran()  # those of the check are not the cell's
     gc.collect()
     machine.reset_peak_memory(device)  # the check's float64 twin is not part of the cell
     workload.prepare()
@@ -135,6 +139,7 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
         "flops_per_step": workload.flops,
         "flops_per_step_unhalved": workload.flops_unhalved,
         "bytes_per_step": workload.bytes,
+        "ops_ran": workload.ops_ran(),
         "step_s": timing.samples,
     }
     if workload.tokens_per_step:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.config import Model, Workload
+from bench.kernels.best import ran
 from bench.kernels.op import compiled, load
 from bench.model.accounting import Cost
 from bench.model.memory import sliced
@@ -59,6 +60,10 @@ class Subject:
     def compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step` as the backend runs it."""
         return compiled(self.backend, step)
+
+    def ops_ran(self) -> str | None:
+        """See measure/cell.py."""
+        return ran()
 
     def against_float64(self, error_of: ErrorOf, tolerance: Mapping[str, float]) -> tuple[float, float, str]:
         """Error of the backend by one of oracle.py's measures, the tolerance, and the shape checked."""

@@ -34,6 +34,11 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.first = torch.arange(batch, device=device)[:, None] * slots
+
+    def slots(self, positions: Tensor) -> Tensor:
+        """Positions (B or 1, T) -> places (B · T,) in the cache seen as one row of slots, as kv_append wants them."""
+        return (self.first + positions).flatten()
 
 
 class Layer(nn.Module):
@@ -60,7 +65,7 @@ class Layer(nn.Module):
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, H) -> rotated q (B, T, n, d), rotated k and v (B, T, n_kv, d)."""
         m = self.model
-        packed = nn.functional.linear(x, self.qkv).unflatten(-1, (-1, m.head_dim))
+        packed = self.ops.matmul(x, self.qkv).unflatten(-1, (-1, m.head_dim))
         q, k, v = packed.split((m.heads, m.kv_heads, m.kv_heads), dim=2)
         if m.qk_norm:
             q, _ = self.ops.rms_norm(q, self.query_norm, m.norm_eps)
@@ -70,7 +75,7 @@ class Layer(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """x (..., H) -> (..., H)."""
-        return nn.functional.linear(self.ops.swiglu(nn.functional.linear(x, self.gate_up)), self.down)
+        return self.ops.matmul(self.ops.swiglu(self.ops.matmul(x, self.gate_up)), self.down)
 
 
 class Transformer(nn.Module):
@@ -128,14 +133,14 @@ class Transformer(nn.Module):
         """tokens (B, T) from position 0 -> normed hidden states (B, T, H); fills the cache where one is given."""
         length = tokens.shape[1]
         cos, sin = self.cos[None, :length], self.sin[None, :length]
+        slots = None if cache is None else cache.slots(torch.arange(length, device=tokens.device)[None])
         update, residual = nn.functional.embedding(tokens, self.embedding), None
         for index, layer in enumerate(self.stack):
             x, residual = self.ops.rms_norm(update, layer.attention_norm, self.model.norm_eps, residual)
             q, k, v = layer.project(x, cos, sin)
             if cache is not None:
-                cache.keys[index][:, :length] = k
-                cache.values[index][:, :length] = v
-            update = nn.functional.linear(self.ops.attention(q, k, v).flatten(2), layer.out)
+                self.ops.kv_append(k.flatten(0, 1), v.flatten(0, 1), cache.keys[index], cache.values[index], slots)
+            update = self.ops.matmul(self.ops.attention(q, k, v).flatten(2), layer.out)
             x, residual = self.ops.rms_norm(update, layer.mlp_norm, self.model.norm_eps, residual)
             update = layer.mlp(x)
         x, _ = self.ops.rms_norm(update, self.norm, self.model.norm_eps, residual)
@@ -145,16 +150,16 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> logits (B, T, V)."""
-        return nn.functional.linear(self.hidden(tokens), self.head)
+        return self.ops.matmul(self.hidden(tokens), self.head)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of targets (B, T) given tokens (B, T); target -100 is left out."""
-        return self.ops.cross_entropy(self.forward(tokens).flatten(0, 1), targets.flatten())
+        return self.ops.linear_cross_entropy(self.hidden(tokens).flatten(0, 1), self.head, targets.flatten())
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """tokens (B, T) into an empty cache -> logits of the last position (B, V)."""
-        return nn.functional.linear(self.hidden(tokens, cache)[:, -1], self.head)
+        return self.ops.matmul(self.hidden(tokens, cache)[:, -1], self.head)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -162,19 +167,18 @@ class Transformer(nn.Module):
 
         Nothing here waits for the device, so a CUDA graph can replay it while lengths grow.
         """
-        rows = torch.arange(tokens.shape[0], device=tokens.device)
         position = cache.lengths.long()
+        slots = cache.slots(position[:, None])
         cos, sin = self.cos[position][:, None], self.sin[position][:, None]
         cache.lengths += 1
         update, residual = nn.functional.embedding(tokens, self.embedding)[:, None], None
         for index, layer in enumerate(self.stack):
             x, residual = self.ops.rms_norm(update, layer.attention_norm, self.model.norm_eps, residual)
             q, k, v = layer.project(x, cos, sin)
-            cache.keys[index].index_put_((rows, position), k[:, 0])
-            cache.values[index].index_put_((rows, position), v[:, 0])
+            self.ops.kv_append(k[:, 0], v[:, 0], cache.keys[index], cache.values[index], slots)
             attended = self.ops.decode_attention(q[:, 0], cache.keys[index], cache.values[index], cache.lengths)
-            update = nn.functional.linear(attended.flatten(1), layer.out)[:, None]
+            update = self.ops.matmul(attended.flatten(1), layer.out)[:, None]
             x, residual = self.ops.rms_norm(update, layer.mlp_norm, self.model.norm_eps, residual)
             update = layer.mlp(x)
         x, _ = self.ops.rms_norm(update, self.norm, self.model.norm_eps, residual)
-        return nn.functional.linear(x[:, 0], self.head)
+        return self.ops.matmul(x[:, 0], self.head)

@@ -17,6 +17,7 @@ from bench.report import (
     cost_by_provider,
     findings,
     first_screen,
+    kernels,
     measured,
     reproduce,
     roofline,
@@ -44,7 +45,8 @@ def report(
 
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
-    default the tables in configs/). Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
+    default the tables in configs/), `kernels` (rows of kernel runs) and `compiled` (tables of compiled kernels).
+    Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
     page = assemble(gather(cells, costs, claims, throughput, provenance, as_of))
@@ -70,6 +72,7 @@ def assemble(material: Material) -> Page:
             cost_by_provider.section(material),
             break_even.section(material),
             roofline.section(material),
+            kernels.section(material),
             sensitivity.section(material),
             measured.section(material),
             findings.section(material),

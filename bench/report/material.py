@@ -36,6 +36,8 @@ class Material:
     files: Mapping[str, Claim]  # configs/claims by key
     gpus: Mapping[str, Gpu]
     as_of: datetime.date
+    kernels: Rows  # results/kernels/<run>/kernels.csv, all runs
+    compiled: Mapping[str, Rows]  # aot_<arch>_<triton> -> its rows
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -45,7 +47,7 @@ class Material:
 def gather(
     cells: Rows, costs: Rows, claims: Rows, throughput: Rows, provenance: Mapping[str, Any], as_of: datetime.date
 ) -> Material:
-    """The rows with their sources. `provenance` may hold environments, warnings, evidence and published."""
+    """The rows with their sources. `provenance` may hold what `report` in build.py says."""
     return Material(
         cells=cells,
         costs=costs,
@@ -58,6 +60,8 @@ def gather(
         files=load_all(Claim),
         gpus=gpus(),
         as_of=as_of,
+        kernels=provenance.get("kernels", []),
+        compiled=provenance.get("compiled", {}),
     )
 
 

@@ -11,18 +11,12 @@ from typing import Any
 import torch
 
 from bench.config import Workload
-from bench.kernels.op import compiled, discover, load, relative_error
+from bench.kernels.best import ran
+from bench.kernels.op import compiled, discover, load, mapped, output_errors, widened
 from bench.model.transformer import DTYPES
 
 CACHE_BYTES = 256 << 20  # more than twice the largest last-level cache of the GPUs in configs/gpus
 MOST_SETS = 16
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors of an op's output or input."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
 
 
 class Kernel:
@@ -48,20 +42,21 @@ class Kernel:
         generator = torch.Generator(device=self.device).manual_seed(seed)
         inputs = self.op.inputs(self.shape, self.dtype, self.device, generator)
         for name in self.op.differentiable:  # the form training runs: what backward needs is computed and written
-            if inputs[name] is not None:
+            if inputs.get(name) is not None:
                 inputs[name].requires_grad_()
         return inputs
 
     @torch.no_grad()
     def check(self) -> tuple[float, float, str]:
         inputs = self._inputs(1)
-        wide = {
-            name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for name, value in inputs.items()
-        }
-        pairs = zip(_tensors(self.call(**inputs)), _tensors(self.op.reference(**wide)), strict=True)
-        error = max(relative_error(ours, truth) for ours, truth in pairs)
+        truth = None if self.op.error else self.op.reference(**widened(inputs))
+        own = inputs | {name: mapped(torch.clone, inputs[name]) for name in self.op.mutates}
+        error = max(output_errors(self.op, inputs, self.call(**own), truth))
         return error, self.op.tolerance[self.dtype], f"{self.workload.op} {self.workload.shape}"
+
+    def ops_ran(self) -> str | None:
+        """See measure/cell.py."""
+        return ran()
 
     def prepare(self) -> None:
         sets = min(MOST_SETS, max(1, math.ceil(CACHE_BYTES / max(self.bytes, 1.0))))

@@ -1,89 +1,45 @@
-"""One benchmark an op, backend and shape: `make perf`, or `pytest tests/perf --benchmark-only`.
+"""One benchmark an op, part, shape and implementation: `make perf`, or `pytest tests/perf --benchmark-only`.
 
-On a GPU: bfloat16, the shapes of real models, every backend, forward and forward + backward. On a CPU: the
-reference at the small shapes, so that the file is exercised where there is no GPU. Each round ends in a
-synchronise, so a round is the time from the call to the last result, launch included; what `bench` reports
-is measured apart, with CUDA events. The rate against the least traffic and the FLOPs stands in `extra_info`.
+On a GPU: bfloat16, the shapes of real models, Triton, the reference and every peer, as rows of
+`results/kernels/<run>/kernels.csv`. On a CPU: the reference and the peers that run there at one small shape an op,
+so that this machinery is exercised; those rows go to `results/local/kernels`. Settings: PERF_OPS (names joined by
+commas), PERF_SECONDS (timed, a case), PERF_COMPILE=1 (torch.compile too, slow), PERF_RUN (a folder to go on with).
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from typing import Any
 
 import pytest
-import torch
 
-from bench.kernels.op import Op, compiled, discover, why_not
+from tests.perf import cases
+from tests.perf.cases import Case
+from tests.perf.journal import Journal
+from tests.perf.running import Plan, attempt
+from tests.perf.timing import sets
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-DTYPE = torch.bfloat16 if CUDA else torch.float32
-BACKENDS = ("reference", "compile", "triton") if CUDA else ("reference",)
-OPS = discover()
-
-
-def shapes(op: Op) -> Any:
-    return op.shapes if CUDA else op.test_shapes
+CASES = cases.cases(cases.chosen(), cases.with_compile())
 
 
-def forward(op: Op, backend: str, kwargs: dict[str, Any]) -> Callable[[], None]:
-    call = compiled(backend, op.triton if backend == "triton" else op.reference)
-
-    @torch.no_grad()
-    def step() -> None:
-        call(**kwargs)
-
-    return step
-
-
-def forward_backward(op: Op, backend: str, kwargs: dict[str, Any]) -> Callable[[], None]:
-    leaves = [name for name in op.differentiable if kwargs[name] is not None]
-    kwargs = kwargs | {name: kwargs[name].detach().requires_grad_() for name in leaves}
-    call = compiled(backend, op.triton if backend == "triton" else op.reference)
-
-    def as_tuple() -> tuple[torch.Tensor, ...]:
-        outputs = call(**kwargs)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    # a loss brings 1; every other output a gradient made once, outside the timed step
-    pull = [torch.ones_like(x) if x.dim() == 0 else torch.randn_like(x) for x in as_tuple()]
-
-    def step() -> None:
-        torch.autograd.grad(as_tuple(), [kwargs[name] for name in leaves], pull)
-
-    return step
+def plan(case: Case) -> Plan:
+    """Check the implementation, then make the sets it is timed on."""
+    prepare = cases.implementation(case)
+    checked = cases.check(case, prepare)
+    flops, moved = cases.counts(case)
+    made = [cases.inputs(case, seed) for seed in range(sets(cases.traffic(case)))]
+    peer = cases.PEERS.get(case.implementation.removeprefix("peer:"))
+    row = {
+        "dtype": cases.dtype_of(made[0]),
+        "flops": flops,
+        "bytes": moved,
+        "check_error": checked.error,
+        "check_tolerance": checked.tolerance,
+        "checked_at": checked.at,
+        "version": peer.version if peer else None,
+    }
+    return Plan([cases.step(case, prepare(one), one) for one in made], row)
 
 
-PASSES = {"forward": forward, "forward_backward": forward_backward}
-CASES = [
-    pytest.param(name, part, backend, shape, id=f"{name}-{part}-{backend}-{shape}")
-    for name, op in OPS.items()
-    for part in PASSES
-    if part == "forward" or op.differentiable
-    for backend in BACKENDS
-    for shape in shapes(op)
-]
-
-
-@pytest.mark.parametrize(("name", "part", "backend", "shape"), CASES)
-def test_perf(benchmark: Any, name: str, part: str, backend: str, shape: str) -> None:
-    reason = why_not(backend)
-    assert reason is None, reason
-    # torch.compile keeps at most 8 variants of a function and would then run it uncompiled
-    torch.compiler.reset()
-    op = OPS[name]
-    sizes = shapes(op)[shape]
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    step = PASSES[part](op, backend, op.inputs(sizes, DTYPE, DEVICE, generator))
-
-    def synchronised() -> None:
-        step()
-        if CUDA:
-            torch.cuda.synchronize()
-
-    benchmark.group = f"{name} {part} {shape}"
-    benchmark.pedantic(synchronised, rounds=50 if CUDA else 5, warmup_rounds=5 if CUDA else 1)
-    benchmark.extra_info["device"] = torch.cuda.get_device_name() if CUDA else "cpu"
-    if part == "forward" and not benchmark.disabled:
-        best = benchmark.stats.stats.min
-        benchmark.extra_info["gigabytes_per_s"] = op.bytes(sizes, DTYPE.itemsize) / best / 1e9
-        benchmark.extra_info["teraflops_per_s"] = op.flops(sizes) / best / 1e12
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel(benchmark: Any, journal: Journal, case: Case) -> None:
+    attempt(case, journal, benchmark, lambda: plan(case))
