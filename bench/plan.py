@@ -18,6 +18,7 @@ from bench.model import accounting, memory
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURING_HALF = ("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py")
+CHOICES = ("configs/tuning/*.csv", "configs/best.csv", "results/local/tuning.csv", "results/local/best.csv")
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ def gpu_key(device_name: str) -> str | None:
 
 
 def source_hash(suite: Suite, planned: list[Cell]) -> str:
-    """Hash of what decides a measurement: the measuring half's code, the kernels and the configs used."""
+    """Hash of what decides a measurement: the measuring half's code, the kernels, their tuning and the configs used."""
     digest = hashlib.sha256()
-    files = sorted(path for pattern in MEASURING_HALF for path in ROOT.glob(pattern))
+    files = sorted(path for pattern in MEASURING_HALF + CHOICES for path in ROOT.glob(pattern))
     keys = {config.CONFIGS / "suites" / f"{suite.key}.toml"}
     for cell in planned:
         keys.add(config.CONFIGS / "workloads" / f"{cell.workload.key}.toml")

@@ -92,8 +92,8 @@ def _gradients(
     # registers are short: for long rows the compiler needs fewest with dh loaded before the sum, but not so for sm_80
     config = _tile(width) | {"STAGES": 1, "DH_FIRST": width > 2048 and architecture(device) > 80}
     config = tuned("rms_norm.backward", _key(rows, width, h), config, device)
-    # warps a multiprocessor's registers hold: 80 a thread at 16 elements; at 32, 128, or some more on sm_100
-    warps = 24 if width <= 2048 else 16 if architecture(device) < 100 else 12
+    # warps a multiprocessor's registers hold: 72 to 96 a thread at 16 elements; at 32, 128, or some more on sm_100
+    warps = 20 if width <= 2048 else 16 if architecture(device) < 100 else 12
     resident = max(1, warps // config["num_warps"]) * processors(device)
     programs = min(triton.cdiv(rows, config["ROWS"]), resident)
     fused = width * h.element_size() <= WIDE

@@ -13,7 +13,7 @@ def _backward(
     DH_FIRST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     col = tl.arange(0, BLOCK_H)[None, :]
-    if ROWS > 1:
+    if BLOCK_H <= 2048:
         weight = tl.load(weight_ptr + col, col < H, other=0).to(tl.float32)
     # stays in registers over all rows of the program: one write of H numbers instead of an atomic a row
     dw = tl.zeros((ROWS, BLOCK_H), tl.float32)
@@ -26,7 +26,7 @@ def _backward(
         dy = tl.load(dy_ptr + flat, mask, other=0).to(tl.float32)
         rstd = tl.load(rstd_ptr + row, row < rows, other=0)[:, None]
         # again for every row, from the cache: kept, a long weight would take the registers dw needs
-        if ROWS == 1:
+        if BLOCK_H > 2048:
             weight = tl.load(weight_ptr + col, col < H, other=0).to(tl.float32)
         # h goes on along the residual stream, so its own gradient joins here: the fused add's backward
         if HAS_DH and DH_FIRST:

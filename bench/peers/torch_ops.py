@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.kernels.quant_matmul import dequantize
 from bench.peers.found import need
 
 
@@ -70,7 +71,15 @@ def adamw(inputs: dict[str, Any]) -> Callable[[], Any]:
     return thunk
 
 
+def quant_matmul(inputs: dict[str, Any]) -> Callable[[], Any]:
+    """The product with weights that were never quantised: what fewer bits are held against."""
+    x = inputs["x"]
+    wide = dequantize(inputs["weight"], inputs["scale"], inputs.get("zero")).to(x.dtype)
+    return lambda: F.linear(x, wide)
+
+
 OPS = {
+    "quant_matmul": quant_matmul,
     "rms_norm": rms_norm,
     "cross_entropy": cross_entropy,
     "linear_cross_entropy": linear_cross_entropy,

@@ -114,7 +114,7 @@ def line(found: Found) -> Row:
             figure(goal.goal),
             figure(goal.stretch),
             figure(found.value),
-            str(row.get("shape") or BLANK),
+            str(row.get("shape") or goal.shapes),
             str(row.get("device_name") or BLANK),
             str(row.get("bound") or BLANK),
             verdict,

@@ -15,5 +15,15 @@ TENSOR: dict[tuple[int, str], str] = {
 # op.kernel -> loads narrower than 32 bits that are right there, and why
 LOADS: dict[str, tuple[int, str]] = {
     "attention.delta": (1, "one sink logit a program, in the activations' dtype"),
+    **{
+        f"rms_norm.{part}": (1, "QK-norm: one weight of 128 for 128 threads, an element each")
+        for part in ("forward", "backward")
+    },
+    "adamw.update": (32, "the masked tail of a tensor; whole blocks load 128 bits"),
+    "cross_entropy.forward": (1, "the target's own logit"),
+    **{
+        name: (0, "some thousand whole numbers of the routing, one an assignment or a tile")
+        for name in ("grouped_matmul.table", "moe.table", "moe.count", "moe.place")
+    },
     "linear_cross_entropy.normalise": (0, "without a gradient it reads one partial sum a tile, not the logits"),
 }

@@ -47,7 +47,7 @@ class Compiled:
     instructions: Mapping[str, int]  # SASS opcode with its modifiers -> occurrences
 
     def count(self, pattern: str) -> int:
-        """Instructions whose name begins as `pattern` says, such as "HGMMA" or r"LDG\.E.*\.128"."""
+        """Instructions whose name begins as `pattern` says, such as "HGMMA" or `LDG.E` at 128 bits."""
         return sum(number for name, number in self.instructions.items() if re.match(pattern, name))
 
 

@@ -21,7 +21,8 @@ def brute_row(x: list[float], uniform: float, t: float, k: int, p: float) -> int
     if 0 < k <= len(x):
         ranked = [i for i in ranked if x[i] >= x[ranked[k - 1]]]
     mass = {i: math.exp((x[i] - x[ranked[0]]) / t) for i in ranked}
-    kept, total = [], sum(mass.values())
+    kept: list[int] = []
+    total = sum(mass.values())
     for i in ranked:
         # the nucleus is full, and this one is not tied with its last
         if p < 1 and sum(mass[j] for j in kept) >= p * total and x[i] < x[kept[-1]]:
@@ -36,7 +37,7 @@ def brute_row(x: list[float], uniform: float, t: float, k: int, p: float) -> int
 
 
 def brute_sampling(logits: torch.Tensor, uniform: torch.Tensor, **filters: Any) -> torch.Tensor:
-    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    neutral: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     rows = zip(
         *([neutral[n]] * len(logits) if filters[n] is None else filters[n].tolist() for n in neutral), strict=True
     )
@@ -129,7 +130,7 @@ def test_temperature_zero_is_the_first_of_the_largest(generator: torch.Generator
 
 def test_masked_tokens_are_never_drawn(generator: torch.Generator) -> None:
     """A grammar leaves few tokens: fewer than the top k, none in most chunks."""
-    kwargs = OP.inputs(OP.test_shapes["chunks"] | {"mixed": 0}, torch.float32, DEVICE, generator)
+    kwargs = OP.inputs({**OP.test_shapes["chunks"], "mixed": 0}, torch.float32, DEVICE, generator)
     allowed = [5, 9000, 9001, 16999]
     masked = torch.full_like(kwargs["logits"], -math.inf)
     masked[:, allowed] = kwargs["logits"][:, allowed]
