@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,43 @@ def local_tables() -> tuple[Path, Path]:
     return results.ROOT / "results" / "local" / "tuning.csv", results.ROOT / "results" / "local" / "best.csv"
 
 
-def steps(op: Any, kwargs: dict[str, Any], side: str) -> Callable[[], list[Any]]:
-    """One call of a side, with its backward where the op has one; answers outputs and gradients."""
-    import torch
+@dataclass(frozen=True)
+class Run:
+    """One side of an op at one set of inputs, with its backward where gradients are asked for."""
 
-    from bench.kernels.op import tensors
+    op: Any
+    side: str
+    kwargs: dict[str, Any]
 
-    leaves = [kwargs[name] for name in op.differentiable if kwargs.get(name) is not None]
-    call = getattr(op, side)
+    def __call__(self) -> tuple[list[Any], list[Any]]:
+        """Outputs, and gradients of the inputs that require one."""
+        import torch
 
-    def step() -> list[Any]:
-        outputs = tensors(call(**kwargs))
+        from bench.kernels.op import tensors
+
+        leaves = [self.kwargs[name] for name in self.op.differentiable if self.kwargs.get(name) is not None]
+        leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        outputs = tensors(getattr(self.op, self.side)(**self.kwargs))
         if not leaves:
-            return outputs
+            return outputs, []
         wanted = [x for x in outputs if x.requires_grad]
-        return [*outputs, *torch.autograd.grad(wanted, leaves, [torch.ones_like(x) for x in wanted])]
+        return outputs, list(torch.autograd.grad(wanted, leaves, [torch.ones_like(x) for x in wanted]))
 
-    return step
+    def fresh(self) -> tuple[list[Any], list[Any]]:
+        """The same on copies of what it writes in place, so that two runs can be compared."""
+        from bench.kernels.op import mapped
+
+        own = {name: mapped(lambda x: x.detach().clone(), self.kwargs[name]) for name in self.op.mutates}
+        return Run(self.op, self.side, self.kwargs | own)()
+
+    def error(self, expected: tuple[list[Any], list[Any]]) -> float:
+        """The largest error of outputs and gradients against those expected; the op's own measure for choices."""
+        from bench.kernels.op import output_errors, relative_error
+
+        outputs, gradients = self.fresh()
+        errors = output_errors(self.op, self.kwargs, outputs, expected[0])
+        errors += [relative_error(ours, theirs) for ours, theirs in zip(gradients, expected[1], strict=True)]
+        return float(np.max(errors))  # NaN where one is
 
 
 def seconds(step: Callable[[], Any]) -> float:
@@ -58,23 +79,18 @@ def seconds(step: Callable[[], Any]) -> float:
     return float(np.median(timer.times(step, SAMPLES, max(1, round(1e-3 / rough)))))
 
 
-def faster(
-    step: Callable[[], list[Any]], kernel: str, op: Any, tolerance: float
-) -> tuple[dict[str, Any], float, float] | None:
+def faster(run: Run, kernel: str, tolerance: float) -> tuple[dict[str, Any], float, float] | None:
     """(change, seconds before, seconds after) of the best candidate that is right, or None where none is faster."""
-    from bench.kernels.op import relative_error
     from bench.kernels.tuning import trying
 
-    expected, before = step(), seconds(step)
+    expected, before = run.fresh(), seconds(run)
     best: tuple[dict[str, Any], float] | None = None
-    for change in op.candidates[kernel]:
+    for change in run.op.candidates[kernel]:
         with trying(kernel, change):
             try:
-                outputs = step()
-                pairs = [(a, b) for a, b in zip(outputs, expected, strict=True) if a.is_floating_point()]
-                if not all(relative_error(a, b) <= 2 * tolerance for a, b in pairs):
+                if not run.error(expected) <= 2 * tolerance:
                     continue
-                time_s = seconds(step)
+                time_s = seconds(run)
             except Exception as error:
                 if "illegal" in str(error):  # the device is lost to this process
                     raise
@@ -86,11 +102,12 @@ def faster(
 
 def tune(ops: list[str] | None, budget_s: float | None, say: Callable[[str], None]) -> tuple[Path, Path]:
     """Tune these ops (default: all) within the budget and write both tables. Raises TuneError, ConfigError."""
+    import torch
+
     from bench.config import ConfigError
-    from bench.kernels.op import discover, why_not
+    from bench.kernels.op import architecture, discover, why_not
 
     reason = why_not("triton")
-    import torch
 
     if reason or not torch.cuda.is_available():
         raise TuneError(f"tune needs a CUDA device: {reason or 'the interpreter is never timed'}")
@@ -100,26 +117,31 @@ def tune(ops: list[str] | None, budget_s: float | None, say: Callable[[str], Non
         raise ConfigError(f"--op: no op named {min(unknown)!r}; known: {', '.join(found)}")
     tuning, best = local_tables()
     end = now() + (budget_s or float("inf"))
+    here = architecture(torch.device("cuda"))
     for name in ops or list(found):
-        for shape in found[name].shapes:
+        for shape, size in found[name].shapes.items():
             if now() > end:
                 say(f"budget spent before {name} {shape}: the rest keeps its heuristics")
                 return tuning, best
+            if here not in found[name].architectures(size):
+                continue
             try:
-                launch_rows, best_row = rows_of(name, found[name], shape)
-            except torch.cuda.OutOfMemoryError:
-                say(f"{name} {shape}: does not fit this GPU")
+                launch_rows, best_rows = rows_of(name, found[name], size)
+            except Exception as error:
+                if "illegal" in str(error):
+                    raise TuneError(f"{name} {shape}: the device is lost: {str(error).splitlines()[0]}") from None
+                say(f"{name} {shape}: left out: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
                 continue
             merge(tuning, launch_rows, ("device_name", "triton", "kernel", "key"))
-            merge(best, [best_row], ("device_name", "op", "key"))
+            merge(best, best_rows, ("device_name", "op", "key"))
             for row in launch_rows:
                 say(f"{row['kernel']} {row['key']}: {row['change']} {row['default_us']} -> {row['tuned_us']} us")
-            say(f"{name} {shape}: {best_row['choice']}")
+            say(f"{name} {shape}: {' '.join(row['choice'] for row in best_rows)}")
     return tuning, best
 
 
-def rows_of(name: str, op: Any, shape: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the tuning table for one op at one shape, and its row of the best table."""
+def rows_of(name: str, op: Any, size: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the tuning table for one op at one shape, and of the best table: with gradients, and without."""
     import torch
     import triton
 
@@ -127,38 +149,34 @@ def rows_of(name: str, op: Any, shape: str) -> tuple[list[dict[str, Any]], dict[
     from bench.kernels.tuning import asked, text_of, trying
 
     device, dtype = torch.device("cuda"), torch.bfloat16
-    kwargs = op.inputs(op.shapes[shape], dtype, device, torch.Generator(device).manual_seed(0))
-    for leaf in op.differentiable:
-        if kwargs.get(leaf) is not None:
-            kwargs[leaf] = kwargs[leaf].detach().requires_grad_()
-    ours = steps(op, kwargs, "triton")
-    with asked() as keys:
-        ours()
+    plain = op.inputs(size, dtype, device, torch.Generator(device).manual_seed(0))
+    leaves = {leaf: plain[leaf] for leaf in op.differentiable if plain.get(leaf) is not None}
+    trained = plain | {leaf: x.detach().requires_grad_() for leaf, x in leaves.items()}
     common = {"device_name": torch.cuda.get_device_name(), "date": datetime.now(UTC).date().isoformat()}
+    ours = Run(op, "triton", trained)
+    with asked() as keys:
+        ours.fresh()
     launch_rows, chosen = [], {}
     for kernel, key in keys.items():
-        better = faster(ours, kernel, op, op.tolerance[dtype]) if kernel in op.candidates else None
+        better = faster(ours, kernel, op.tolerance[dtype]) if kernel in op.candidates else None
         if better is not None:
             change, before, after = better
             chosen[kernel] = change
             times = {"default_us": round(before * 1e6, 2), "tuned_us": round(after * 1e6, 2)}
             row = {"triton": triton.__version__, "kernel": kernel, "key": text_of(key), "change": json.dumps(change)}
             launch_rows.append(common | row | times)
-
-    with ExitStack() as stack:
-        for kernel, change in chosen.items():
-            stack.enter_context(trying(kernel, change))
-        ours_s = seconds(ours)
-    reference_s = seconds(steps(op, kwargs, "reference"))
-    best_row = common | {
-        "op": name,
-        "key": key_of(op.reference, (), kwargs),
-        "choice": "reference" if reference_s < ours_s * (1 - MARGIN) else "triton",
-        "triton_us": round(ours_s * 1e6, 2),
-        "reference_us": round(reference_s * 1e6, 2),
-        "run": "bench tune",
-    }
-    return launch_rows, best_row
+    best_rows = []
+    for kwargs in [plain, trained] if leaves else [plain]:
+        with ExitStack() as stack:
+            for kernel, change in chosen.items():
+                stack.enter_context(trying(kernel, change))
+            ours_s = seconds(Run(op, "triton", kwargs))
+        reference_s = seconds(Run(op, "reference", kwargs))
+        choice = "reference" if reference_s < ours_s * (1 - MARGIN) else "triton"
+        times = {"triton_us": round(ours_s * 1e6, 2), "reference_us": round(reference_s * 1e6, 2)}
+        key_text = key_of(op.reference, (), kwargs)
+        best_rows.append(common | times | {"op": name, "key": key_text, "choice": choice, "run": "bench tune"})
+    return launch_rows, best_rows
 
 
 def merge(path: Path, rows: list[dict[str, Any]], key: tuple[str, ...]) -> None:

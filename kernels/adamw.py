@@ -6,7 +6,7 @@
 in place, t counting updates from 1. Parameters are fp32 masters, whose 16-bit `copies` for the model are written in
 the same pass, or 16-bit themselves. Then an update smaller than half the distance to the next number would be lost;
 with `stochastic` a bfloat16 parameter is rounded up with the probability that keeps its mean: 16 random bits are
-added below the last bit kept (Philox, counted by element, seeded by `seed` and t).
+added below the last bit kept (Philox, keyed by `seed`, counted by element, chunk and t).
 
 The kernel finds its tensors in a table of addresses on the device, one launch for all that share their dtypes. The
 table is built once for a set of addresses and kept; that first call copies from the host, so it must come before a
@@ -53,16 +53,18 @@ def reference(
 
 
 @triton.jit
-def _random16(seed, first, BLOCK: tl.constexpr):
+def _random16(seed, step, chunk, first, BLOCK: tl.constexpr):
     """BLOCK numbers of 16 bits: eight from the 128 bits of each Philox counter."""
-    a, b, c, d = tl.randint4x(seed, first // 8 + tl.arange(0, BLOCK // 8))
+    # step, chunk and element have a word each: no two of them, and no two seeds, share a counter under one key
+    a, b, c, d = tl.philox(seed, first // 8 + tl.arange(0, BLOCK // 8), chunk, step, 0)
     words = tl.join(tl.join(a, b), tl.join(c, d))
     return tl.reshape(tl.join(words & 0xFFFF, (words >> 16) & 0xFFFF), (BLOCK,))
 
 
 @triton.jit
 def _block(
-    param, grad, avg, sq, copy, place, mask, seed, counter, beta1, rest1, beta2, rest2, keep, rate, correction, eps,
+    param, grad, avg, sq, copy, place, mask, seed, step, chunk, first,
+    beta1, rest1, beta2, rest2, keep, rate, correction, eps,
     HAS_COPY: tl.constexpr, STOCHASTIC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     g = tl.load(grad + place, mask).to(tl.float32)
@@ -72,7 +74,7 @@ def _block(
     tl.store(avg + place, m.to(avg.dtype.element_ty), mask)
     tl.store(sq + place, v.to(sq.dtype.element_ty), mask)
     if STOCHASTIC:
-        bits = p.to(tl.int32, bitcast=True) + _random16(seed, counter, BLOCK).to(tl.int32)
+        bits = p.to(tl.int32, bitcast=True) + _random16(seed, step, chunk, first, BLOCK).to(tl.int32)
         rounded = (bits & -65536).to(tl.float32, bitcast=True)
         # NaN is all ones: adding to it would carry into the sign
         p = tl.where(p == p, rounded, p)
@@ -83,7 +85,7 @@ def _block(
 
 @triton.jit
 def _update(
-    table_ptr, count, step_ptr, lr, seed, param_ptr, grad_ptr, avg_ptr, sq_ptr, copy_ptr,
+    table_ptr, count, step_ptr, lr, seed, base, param_ptr, grad_ptr, avg_ptr, sq_ptr, copy_ptr,
     beta1, rest1, log1, beta2, rest2, log2, eps, decay,
     LR_ON_DEVICE: tl.constexpr, ALIGNED: tl.constexpr, HAS_COPY: tl.constexpr, STOCHASTIC: tl.constexpr,
     TENSORS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -111,21 +113,22 @@ def _update(
     # 1 - βᵗ cancels where β is near 1: in float64, once a program
     rate /= (1 - tl.exp2(step.to(tl.float64) * log1)).to(tl.float32)
     correction = 1 / (1 - tl.exp2(step.to(tl.float64) * log2)).to(tl.float32)
-    seed += step.to(tl.int64)
     first = (tl.program_id(0) - tl.load(table_ptr)) * CHUNK
     last = tl.minimum(first + CHUNK, size)
     # whole blocks need no mask, and so keep their wide loads whatever the tensor's size
     whole = first + (last - first) // BLOCK * BLOCK
-    counter = tl.program_id(0) * CHUNK
+    update, chunk = step.to(tl.int32), base + tl.program_id(0)
     for start in range(first, whole, BLOCK):
         _block(
-            param, grad, avg, sq, copy, start + tl.arange(0, BLOCK), None, seed, counter + (start - first).to(tl.int32),
+            param, grad, avg, sq, copy, start + tl.arange(0, BLOCK), None, seed, update, chunk,
+            (start - first).to(tl.int32),
             beta1, rest1, beta2, rest2, keep, rate, correction, eps, HAS_COPY, STOCHASTIC, BLOCK,
         )  # fmt: skip
     if whole < last:
         place = whole + tl.arange(0, BLOCK)
         _block(
-            param, grad, avg, sq, copy, place, place < last, seed, counter + (whole - first).to(tl.int32),
+            param, grad, avg, sq, copy, place, place < last, seed, update, chunk,
+            (whole - first).to(tl.int32),
             beta1, rest1, beta2, rest2, keep, rate, correction, eps, HAS_COPY, STOCHASTIC, BLOCK,
         )  # fmt: skip
 
@@ -145,9 +148,11 @@ def _table(device: torch.device, sizes: tuple[int, ...], *addresses: tuple[int, 
 
 def _launch(
     kinds: list[Any], step: torch.Tensor, lr: float | torch.Tensor, constants: tuple[float, ...],
-    stochastic: bool, seed: int,
-) -> None:  # fmt: skip
-    """One launch for tensors that share their dtypes: parameters, gradients, both averages, copies or None."""
+    stochastic: bool, seed: int, base: int,
+) -> int:  # fmt: skip
+    """One launch for tensors that share their dtypes: parameters, gradients, both averages, copies or None.
+
+    Its random numbers count chunks from `base`. Returns the chunk after its last."""
     params, copies = kinds[0], kinds[-1]
     addresses = [tuple(x.data_ptr() for x in tensors) for tensors in kinds if tensors is not None]
     aligned = all(address % 16 == 0 for row in addresses for address in row)
@@ -160,10 +165,12 @@ def _launch(
     key = (*(str(tensors[0].dtype).removeprefix("torch.") for tensors in kinds if tensors is not None),)
     config = tuned("adamw.update", key, config, params[0].device)
     _update[(chunks,)](
-        table, len(params), step, lr, seed, *(None if tensors is None else tensors[0] for tensors in kinds),
+        table, len(params), step, lr, seed, base if stochastic else 0,
+        *(None if tensors is None else tensors[0] for tensors in kinds),
         *constants, LR_ON_DEVICE=isinstance(lr, torch.Tensor), ALIGNED=aligned, HAS_COPY=copies is not None,
         STOCHASTIC=stochastic, TENSORS=triton.next_power_of_2(len(params)), CHUNK=CHUNK, **config,
     )  # fmt: skip
+    return base + chunks
 
 
 def _check(kinds: dict[str, Tensors | None], scalars: dict[str, torch.Tensor]) -> None:
@@ -206,10 +213,12 @@ def adamw(
     groups: dict[tuple[torch.dtype, ...], list[int]] = {}
     for index in range(len(params)):
         groups.setdefault(tuple(x[index].dtype for x in lists if x is not None), []).append(index)
+    base = 0
     for members in groups.values():
-        _launch([None if x is None else [x[i] for i in members] for x in lists], step, lr, constants, stochastic, seed)
-    # the kernel wrote past autograd: a graph that saved a parameter must hear of it
-    torch.autograd.graph.increment_version(params)
+        kept = [None if x is None else [x[i] for i in members] for x in lists]
+        base = _launch(kept, step, lr, constants, stochastic, seed, base)
+    # the kernel wrote past autograd: a graph that saved one of these must hear of it
+    torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *(copies or ())])
     return (params, exp_avgs, exp_avg_sqs) if copies is None else (params, exp_avgs, exp_avg_sqs, copies)
 
 
@@ -268,15 +277,7 @@ OP = Op(
     shapes={
         "llama_3_2_1b": {"layers": 16, "hidden": 2048, "ffn": 8192, "kv": 512, "vocab": 128256, "master": 1},
         "llama_3_1_8b_layer": {"layers": 1, "hidden": 4096, "ffn": 14336, "kv": 1024, "master": 1, "lr_on_device": 1},
-        "llama_3_2_1b_bf16": {
-            "layers": 16,
-            "hidden": 2048,
-            "ffn": 8192,
-            "kv": 512,
-            "vocab": 128256,
-            "master": 0,
-            "stochastic": 1,
-        },
+        "llama_3_2_1b_bf16": dict(layers=16, hidden=2048, ffn=8192, kv=512, vocab=128256, master=0, stochastic=1),
     },
     test_shapes={
         "masters": {"layers": 1, "hidden": 64, "ffn": 80, "kv": 16, "vocab": 1030, "master": 1, "lr_on_device": 1},

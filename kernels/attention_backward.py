@@ -19,6 +19,7 @@ from bench.kernels.attention_forward import (
     LOWEST,
     Call,
     key_ranges,
+    launch_grid,
     load_tile,
     lowest_key,
     source,
@@ -155,7 +156,7 @@ def backward(call: Call, o: torch.Tensor, lse: torch.Tensor, do: torch.Tensor) -
     if call.sinks is not None:
         # one part a program, summed in a fixed order
         dsinks = torch.empty((batch, heads, tiles), dtype=torch.float32, device=lse.device)
-    _delta[(tiles, heads, batch)](
+    _delta[launch_grid(tiles, heads, batch)](
         o, do, lse, call.sinks, delta, dsinks, length, heads, SINKS=dsinks is not None, M=DELTA_ROWS, D=d
     )
     sizes = (call.scale * LOG2_E, length, heads, *call.strides())
@@ -164,11 +165,11 @@ def backward(call: Call, o: torch.Tensor, lse: torch.Tensor, do: torch.Tensor) -
         return [source(x, config[rows], config) for x, rows in ((call.q, "M"), (call.k, "N"), (call.v, "N"), (do, "M"))]
 
     config = call.config("backward_kv")
-    _backward_kv[(call.k.shape[2], triton.cdiv(length, config["N"]), batch)](
+    _backward_kv[launch_grid(call.k.shape[2], triton.cdiv(length, config["N"]), batch)](
         *sources(config), lse, delta, call.ends, dk, dv, *sizes, **config
     )
     config = call.config("backward_q")
-    _backward_q[(heads, triton.cdiv(length, config["M"]), batch)](
+    _backward_q[launch_grid(heads, triton.cdiv(length, config["M"]), batch)](
         *sources(config), lse, delta, call.starts, dq, *sizes, **config
     )
     if dsinks is None or call.sinks is None:

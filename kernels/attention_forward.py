@@ -41,7 +41,8 @@ def load_tile(
         value = source.load([b, head, first, 0]).reshape(BLOCK, D)
     else:
         # 64 bits only in the scalar, the tile's offsets stay cheap
-        start = source + b.to(tl.int64) * stride_b + tl.cast(first, tl.int64) * stride_t + head * stride_h
+        start = source + b.to(tl.int64) * stride_b + tl.cast(first, tl.int64) * stride_t
+        start += tl.cast(head, tl.int64) * stride_h
         row = tl.arange(0, BLOCK)[:, None]
         mask = first + row < length if MASKED else None
         value = tl.load(start + row * stride_t + tl.arange(0, D)[None, :], mask, other=0 if MASKED else None)
@@ -186,9 +187,12 @@ class Call:
         else:
             tiles, precision = TILES[architecture(self.q.device)][kernel]["narrow" if narrow else max(d, 64)], "tf32"
         default: dict[str, Any] = dict(zip(("M", "N", "num_warps", "num_stages"), tiles, strict=True))
-        default["TMA"] = self._descriptors_possible()
+        possible = self._descriptors_possible()
+        default["TMA"] = possible
         kind = "packed" if packed else "window" if self.window else "causal"
         config = tuned(f"attention.{kernel}", (d, group, kind, length.bit_length()), default, self.q.device)
+        # a row of the table was measured with other memory
+        config = config | {"TMA": config["TMA"] and possible}
         sizes = {"GROUP": group, "D": d, "WINDOW": self.window, "PACKED": packed, "PRECISION": precision}
         if kernel != "backward_kv":
             sizes["LOOPS"] = 1 if narrow else 3 if packed or self.window else 2
@@ -199,7 +203,11 @@ class Call:
         if architecture(self.q.device) < 90 or self.q.dtype == torch.float32:
             return False
         return all(
-            x.data_ptr() % 16 == 0 and all(s > 0 and s * x.element_size() % 16 == 0 for s in x.stride()[:3])
+            x.data_ptr() % 16 == 0
+            and all(
+                n == 1 or (s > 0 and s * x.element_size() % 16 == 0)
+                for n, s in zip(x.shape[:3], x.stride()[:3], strict=True)
+            )
             for x in (self.q, self.k, self.v)
         )
 
@@ -212,7 +220,16 @@ def source(x: torch.Tensor, block: int, config: Mapping[str, Any]) -> torch.Tens
     if not config["TMA"]:
         return x
     x = x.transpose(1, 2)
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, block, x.shape[3]])
+    # nothing steps along a dimension of one, whose stride may be any number; a descriptor wants 16 bytes' multiple
+    strides = [s if n > 1 else x.shape[3] for n, s in zip(x.shape[:3], x.stride()[:3], strict=True)]
+    return TensorDescriptor(x, list(x.shape), [*strides, 1], [1, 1, block, x.shape[3]])
+
+
+def launch_grid(x: int, y: int, z: int) -> tuple[int, int, int]:
+    """The grid, where CUDA can launch it: y and z end at 65535."""
+    if max(y, z) > 65535:
+        raise ValueError(f"attention: at most 65535 sequences, heads and tiles of a sequence, got a grid {(x, y, z)}")
+    return x, y, z
 
 
 def forward(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,7 +239,7 @@ def forward(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     lse = torch.empty((batch, heads, length), dtype=torch.float32, device=call.q.device)
     config = call.config("forward")
     q, k, v = (source(x, config[rows], config) for x, rows in ((call.q, "M"), (call.k, "N"), (call.v, "N")))
-    _forward[(heads, triton.cdiv(length, config["M"]), batch)](
+    _forward[launch_grid(heads, triton.cdiv(length, config["M"]), batch)](
         q, k, v, o, lse, call.sinks, call.starts, call.scale * LOG2_E, length, heads, *call.strides(),
         SINKS=call.sinks is not None, **config,
     )  # fmt: skip

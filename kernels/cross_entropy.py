@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.op import Op, Shape, processors
 from bench.kernels.tuning import tuned
@@ -140,6 +141,7 @@ class _CrossEntropy(torch.autograd.Function):
         return loss.sum() / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, factor: torch.Tensor) -> tuple[torch.Tensor, None]:
         (grad,) = ctx.saved_tensors
         scale_in_place(grad, factor)

@@ -27,7 +27,7 @@ import triton
 
 from bench.kernels.decode_attention_grouped import decode_grouped
 from bench.kernels.decode_attention_latent import decode_latent
-from bench.kernels.op import ARCHITECTURES, Op, Shape
+from bench.kernels.op import ARCHITECTURES, Op, Shape, architecture
 
 HEAD_DIMS = (16, 32, 64, 128)
 # float64 is for the reference: the kernels take exponentials and sums in fp32
@@ -81,6 +81,7 @@ def _check(
     v_like = k if v is None else v
     refuse(q.dim() != 3 or k.dim() != 4 or k.shape != v_like.shape, "want q (B, nq, d), caches (B, S, nkv, d)")
     refuse(q.numel() == 0 or k.numel() == 0, "nothing may be empty")
+    refuse(q.shape[0] > 65535, f"at most 65535 sequences, the grid's y, got {q.shape[0]}")
     refuse(bool(q.shape[1] % k.shape[2]), f"{q.shape[1]} query heads over {k.shape[2]} key heads")
     refuse(q.shape[2] != k.shape[3], f"q has d = {q.shape[2]}, the cache {k.shape[3]}")
     if v is None:
@@ -95,6 +96,7 @@ def _check(
     scaled = k.dtype == FP8
     refuse(q.dtype not in DTYPES or k.dtype != v_like.dtype, f"got {q.dtype}, {k.dtype}, {v_like.dtype}")
     refuse(k.dtype != q.dtype and not (scaled and v is not None), f"a cache of {k.dtype} for q of {q.dtype}")
+    refuse(scaled and architecture(q.device) < 90, "float8_e4m3fn caches need sm_90 or newer")
     scales = (k_scale, v_scale)
     refuse(any((s is not None) != scaled for s in scales), "scales go with float8_e4m3fn caches, and only with them")
     refuse(any(s is not None and (s.dim() or s.dtype != torch.float32) for s in scales), "scales must be float32 ()")

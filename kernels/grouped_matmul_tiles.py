@@ -185,8 +185,14 @@ class Groups:
 
 
 def _described(device: torch.device, *tensors: torch.Tensor) -> bool:
-    """Whether the hardware can address these: it wants rows of whole 16 bytes."""
-    return architecture(device) >= 90 and all(x.shape[-1] * x.element_size() % 16 == 0 for x in tensors)
+    """Whether the hardware can address these: it wants their start and every row at whole 16 bytes."""
+
+    def aligned(x: torch.Tensor) -> bool:
+        # a dimension of size 1 may have any stride and the tensor still be contiguous
+        steps = (x.shape[-1], *x.stride()[:-1])
+        return x.data_ptr() % 16 == 0 and all(step > 0 and step * x.element_size() % 16 == 0 for step in steps)
+
+    return architecture(device) >= 90 and all(aligned(x) for x in tensors)
 
 
 def _product_config(rows: int, experts: int, width: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

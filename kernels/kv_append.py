@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bench.kernels.op import ARCHITECTURES, Op, Shape
+from bench.kernels.op import ARCHITECTURES, Op, Shape, architecture
 from bench.kernels.tuning import tuned
 
 # float64 is for the reference: the kernel divides in fp32
@@ -73,7 +73,7 @@ def _append(
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     token, part = row // (NKV * CHUNKS), row % (NKV * CHUNKS)
-    head, chunk = part // CHUNKS, part % CHUNKS
+    head, chunk = (part // CHUNKS).to(tl.int64), part % CHUNKS
     slot = tl.load(slots_ptr + token, row < ROWS, other=-1)
     # padding is neither read nor written
     mask = (slot >= 0)[:, None]
@@ -108,6 +108,7 @@ def _check(
     refuse(k.dtype not in DTYPES or v.dtype != k.dtype, f"want float32/16 or bfloat16, got {k.dtype}, {v.dtype}")
     scaled = k_cache.dtype == FP8
     refuse(not scaled and k_cache.dtype != k.dtype, f"a cache of {k_cache.dtype} for keys of {k.dtype}")
+    refuse(scaled and architecture(k.device) < 90, "float8_e4m3fn caches need sm_90 or newer")
     refuse(k_cache.dtype != v_cache.dtype, f"caches of {k_cache.dtype} and {v_cache.dtype}")
     scales = (k_scale,) if v is k else (k_scale, v_scale)
     refuse(any((s is not None) != scaled for s in scales), "scales go with float8_e4m3fn caches, and only with them")
@@ -143,6 +144,10 @@ def kv_append(
         *k.stride()[:2], *(k if v is None else v).stride()[:2], *k_cache.stride()[:3],
         NKV=heads, CHUNKS=width // chunk, CHUNK=chunk, **config,
     )  # fmt: skip
+    # autograd does not see what a kernel writes: a graph that saved a cache must refuse to go backward
+    for cache in (k_cache, v_cache):
+        if cache is not None:
+            torch.autograd.graph.increment_version(cache)
     return k_cache, v_cache
 
 

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.cross_entropy import DTYPES, IGNORE_INDEX, scale_in_place
 from bench.kernels.linear_cross_entropy_gemm import logits, product
@@ -130,6 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss.sum() / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, factor: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         dhidden, dweight = ctx.saved_tensors
         for gradient in (dhidden, dweight):

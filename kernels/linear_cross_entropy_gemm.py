@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from bench.kernels.matmul_persistent import describable
 from bench.kernels.op import architecture, processors
 from bench.kernels.tuning import tuned
 
@@ -163,10 +164,8 @@ def _config(kernel: str, tma: bool, like: torch.Tensor, rows: int, cols: int, de
 
 
 def _describable(*matrices: torch.Tensor) -> bool:
-    """Whether TMA can address them: from sm_90 on, 16-byte aligned rows."""
-    return architecture(matrices[0].device) >= 90 and all(
-        x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0 for x in matrices
-    )
+    """Whether TMA can address them: from sm_90 on, 16-byte aligned rows, not one row expanded to many."""
+    return architecture(matrices[0].device) >= 90 and all(describable(x) for x in matrices)
 
 
 def _programs(config: dict[str, Any], rows: int, cols: int, device: torch.device) -> tuple[int]:

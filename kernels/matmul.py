@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.matmul_persistent import ACTIVATIONS, GROUP, cheapest, describable, finish, key, multiply, place
 from bench.kernels.op import Op, Shape, architecture
@@ -110,6 +111,7 @@ class _Matmul(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         x, weight = ctx.saved_tensors
         dy = dy.contiguous()  # autograd may hand over an expanded gradient
@@ -139,8 +141,8 @@ def matmul(
         raise ValueError("matmul: no dimension may be empty")
     if x.dtype not in DTYPES or x.dtype != weight.dtype:
         raise ValueError(f"matmul: want one of float32/16, bfloat16 for both, got {x.dtype} and {weight.dtype}")
-    if x.device != weight.device:
-        raise ValueError(f"matmul: x on {x.device}, weight on {weight.device}")
+    if any(t is not None and t.device != x.device for t in (weight, bias)):
+        raise ValueError("matmul: x, weight and bias must be on one device")
     if 1 not in weight.stride() or x.stride(-1) != 1:
         raise ValueError(f"matmul: rows of x and weight must be contiguous, strides {x.stride()}, {weight.stride()}")
     if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_contiguous() or bias.dtype != x.dtype):

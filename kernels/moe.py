@@ -2,6 +2,8 @@
 
     y[t] = Σ_j weights[t, j] · (a · down[e]ᵀ + down_bias[e]),   e = experts[t, j]
     a = silu(gate) · up,   [gate | up] = x[t] · gate_up[e]ᵀ + gate_up_bias[e]
+An expert outside 0 to E - 1, such as the -1 by which expert parallelism marks one that lives elsewhere, adds nothing
+and its weight gets a gradient of zero.
 
 With `limit` L the activation of gpt-oss (https://arxiv.org/abs/2508.10925): a = (u + 1) · g · sigmoid(1.702 · g), where
 g = min(gate, L) and u = up clamped to ±L. Gate and up are halves, as in swiglu.py; gpt-oss stores them interleaved.
@@ -41,7 +43,7 @@ def reference(
     x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, *,
     gate_up_bias: torch.Tensor | None = None, down_bias: torch.Tensor | None = None, limit: float | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """x (T, H), gate_up (E, 2F, H), down (E, H, F), experts and weights (T, k) -> y (T, H)."""
+    """x (T, H), gate_up (E, 2F, H), down (E, H, F), experts (others than 0..E-1 skipped), weights (T, k) -> (T, H)."""
     y = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     for e in range(gate_up.shape[0]):
         token, choice = (experts == e).nonzero(as_tuple=True)
@@ -89,21 +91,23 @@ def _activate(
 
 @triton.jit
 def _activate_backward(
-    h_ptr, b_ptr, weights_ptr, source_ptr, dh_ptr, dweights_ptr, rows, limit,
+    h_ptr, b_ptr, weights_ptr, source_ptr, last_ptr, dh_ptr, dweights_ptr, rows, limit,
     WIDTH: tl.constexpr, CLAMPED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """dh and dweights of whole rows; w · a takes b's place, which is not needed any more."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    source = tl.load(source_ptr + row, row < rows, other=0)
-    weight = tl.load(weights_ptr + source, row < rows, other=0).to(tl.float32)[:, None]
+    # rows that no valid assignment fills get zeros: what memory holds there is not read
+    filled = row < tl.load(last_ptr)
+    source = tl.load(source_ptr + row, filled, other=0)
+    weight = tl.load(weights_ptr + source, filled, other=0).to(tl.float32)[:, None]
     dweight = tl.zeros((ROWS,), tl.float32)
     wide = row.to(tl.int64)[:, None]
     for c in range(0, WIDTH, BLOCK):
         col = c + tl.arange(0, BLOCK)[None, :]
-        mask = (row < rows)[:, None] & (col < WIDTH)
+        mask, read = (row < rows)[:, None] & (col < WIDTH), filled[:, None] & (col < WIDTH)
         place = wide * (2 * WIDTH) + col
-        gate, up, sigma, gate_inside, up_inside = _gated(h_ptr + place, mask, limit, WIDTH, CLAMPED)
-        b = tl.load(b_ptr + wide * WIDTH + col, mask, other=0).to(tl.float32)
+        gate, up, sigma, gate_inside, up_inside = _gated(h_ptr + place, read, limit, WIDTH, CLAMPED)
+        b = tl.load(b_ptr + wide * WIDTH + col, read, other=0).to(tl.float32)
         a = gate * sigma * up
         dweight += tl.sum(a * b, 1)
         slope = gate * ALPHA if CLAMPED else gate
@@ -113,7 +117,7 @@ def _activate_backward(
         tl.store(dh_ptr + place, dgate.to(dh_ptr.dtype.element_ty), mask)
         tl.store(dh_ptr + place + WIDTH, dup.to(dh_ptr.dtype.element_ty), mask)
         tl.store(b_ptr + wide * WIDTH + col, (weight * a).to(b_ptr.dtype.element_ty), mask)
-    tl.store(dweights_ptr + source, dweight, row < rows)
+    tl.store(dweights_ptr + source, dweight, filled)
 
 
 @triton.jit
@@ -127,16 +131,16 @@ def _combine(
     total = tl.zeros((BLOCK,), tl.float32)
     for j in tl.static_range(K):
         row = tl.load(slot_ptr + token * K + j).to(tl.int64)
-        value = tl.load(rows_ptr + row * WIDTH + col, col < WIDTH, other=0).to(tl.float32)
+        # a choice without a row adds nothing, whatever its weight
+        value = tl.load(rows_ptr + row * WIDTH + col, (col < WIDTH) & (row >= 0), other=0).to(tl.float32)
         if WEIGHTED:
-            value *= tl.load(weights_ptr + token * K + j).to(tl.float32)
+            value *= tl.load(weights_ptr + token * K + j, row >= 0, other=0).to(tl.float32)
         total += value
     tl.store(y_ptr + token * WIDTH + col, total.to(y_ptr.dtype.element_ty), col < WIDTH)
 
 
 def _combined(rows: torch.Tensor, weights: torch.Tensor | None, slot: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    y = torch.empty_like(like)
-    tokens, width = like.shape
+    y, (tokens, width) = torch.empty_like(like), like.shape
     _combine[(tokens, triton.cdiv(width, BLOCK_H))](
         rows, weights, slot, y, WEIGHTED=weights is not None, K=slot.shape[0] // tokens, WIDTH=width, BLOCK=BLOCK_H
     )
@@ -169,10 +173,9 @@ class _MoE(torch.autograd.Function):
         groups, k, needs = ctx.groups, experts.shape[1], ctx.needs_input_grad
         dy = dy.contiguous()
         b = product(dy, down, groups, "moe.down_dx", transposed=True, source=source, gather=k)
-        dh = torch.empty_like(h)
-        dweights = torch.empty(weights.shape, dtype=torch.float32, device=x.device)
+        dh, dweights = torch.empty_like(h), torch.zeros(weights.shape, dtype=torch.float32, device=x.device)
         _activate_backward[(triton.cdiv(groups.rows, ROWS),)](
-            h, b, weights, source, dh, dweights, groups.rows, ctx.limit, **ctx.glu
+            h, b, weights, source, groups.offs[-1:], dh, dweights, groups.rows, ctx.limit, **ctx.glu
         )
         ddown = dgate_up = dx = dgate_up_bias = ddown_bias = None
         if needs[2]:
@@ -184,12 +187,13 @@ class _MoE(torch.autograd.Function):
         # the biases' gradients are small dense products: torch's
         number = torch.arange(gate_up.shape[0], device=x.device)
         if down_bias is not None:
-            dweights += (dy @ down_bias.T).gather(1, experts.long())
+            valid = (experts >= 0) & (experts < len(number))
+            dweights += (dy @ down_bias.T).gather(1, experts.long() * valid).where(valid, 0)
         if needs[6]:
             share = torch.where(experts[:, :, None] == number, weights[:, :, None], 0).sum(1)
             ddown_bias = share.to(dy.dtype).T @ dy
         if needs[5]:
-            chosen = experts.flatten()[source.long()]
+            chosen = torch.bucketize(torch.arange(groups.rows, device=x.device), groups.offs, right=True)
             dgate_up_bias = (chosen[:, None] == number).to(dh.dtype).T @ dh
         return dx, dgate_up, ddown, None, dweights.to(weights.dtype), dgate_up_bias, ddown_bias, None
 
@@ -220,8 +224,10 @@ def moe(
     x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, *,
     gate_up_bias: torch.Tensor | None = None, down_bias: torch.Tensor | None = None, limit: float | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """As `reference`; experts must lie in 0 to E - 1. Reads nothing back, so safe in a CUDA graph."""
+    """As `reference`. Reads nothing back, so safe in a CUDA graph."""
     _check(x, gate_up, down, experts, weights, {"gate_up_bias": gate_up_bias, "down_bias": down_bias})
+    if limit is not None and not limit > 0:
+        raise ValueError(f"moe: limit must be positive, got {limit}")
     return _MoE.apply(x, gate_up, down, experts, weights, gate_up_bias, down_bias, limit)
 
 

@@ -14,26 +14,26 @@ CHUNK = 1024  # assignments of one program
 
 
 @triton.jit
-def _hot(experts_ptr, place, total, expert):
-    """1 where assignment `place` chose `expert`; an assignment past the last chose none."""
+def _hot(experts_ptr, place, total, expert, E):
+    """1 where assignment `place` chose `expert`; one past the last, or of an expert outside 0 to E - 1, chose none."""
     chosen = tl.load(experts_ptr + place, place < total, other=-1)
-    return (chosen[:, None] == expert).to(tl.int32)
+    return ((chosen[:, None] == expert) & (expert < E)).to(tl.int32)
 
 
 @triton.jit
-def _counted(experts_ptr, first, total, CHUNK: tl.constexpr, STEP: tl.constexpr, BLOCK_E: tl.constexpr):
+def _counted(experts_ptr, first, total, E, CHUNK: tl.constexpr, STEP: tl.constexpr, BLOCK_E: tl.constexpr):
     """How often each expert was chosen from assignment `first` on."""
     expert = tl.arange(0, BLOCK_E)[None, :]
     count = tl.zeros((1, BLOCK_E), tl.int32)
     for i in range(first, tl.minimum(first + CHUNK, total), STEP):
-        count += tl.sum(_hot(experts_ptr, i + tl.arange(0, STEP), total, expert), 0)[None, :]
+        count += tl.sum(_hot(experts_ptr, i + tl.arange(0, STEP), total, expert, E), 0)[None, :]
     return count
 
 
 @triton.jit
 def _count(experts_ptr, counts_ptr, total, E, CHUNK: tl.constexpr, STEP: tl.constexpr, BLOCK_E: tl.constexpr):
     expert = tl.arange(0, BLOCK_E)[None, :]
-    count = _counted(experts_ptr, tl.program_id(0) * CHUNK, total, CHUNK, STEP, BLOCK_E)
+    count = _counted(experts_ptr, tl.program_id(0) * CHUNK, total, E, CHUNK, STEP, BLOCK_E)
     tl.store(counts_ptr + tl.program_id(0) * E + expert, count, expert < E)
 
 
@@ -46,7 +46,7 @@ def _place(
     rows = tl.zeros((1, BLOCK_E), tl.int32)
     before = tl.zeros((1, BLOCK_E), tl.int32)
     if ALONE:
-        rows = _counted(experts_ptr, 0, total, CHUNK, STEP, BLOCK_E)
+        rows = _counted(experts_ptr, 0, total, E, CHUNK, STEP, BLOCK_E)
     else:
         # every program sums all counts again: a few KiB from the cache, and a launch less
         for c in range(0, chunks, STEP):
@@ -62,11 +62,12 @@ def _place(
     first = tl.program_id(0) * CHUNK
     for i in range(first, tl.minimum(first + CHUNK, total), STEP):
         place = i + tl.arange(0, STEP)
-        hot = _hot(experts_ptr, place, total, expert)
+        hot = _hot(experts_ptr, place, total, expert, E)
         # the place among those of the same expert in this step, from 0
         rank = tl.cumsum(hot, 0) - 1
-        position = tl.sum(hot * (following + rank), 1)
-        tl.store(source_ptr + position, place, place < total)
+        chosen = tl.sum(hot, 1) > 0
+        position = tl.where(chosen, tl.sum(hot * (following + rank), 1), -1)
+        tl.store(source_ptr + position, place, chosen)
         tl.store(slot_ptr + place, position, place < total)
         following += tl.sum(hot, 0)[None, :]
 
@@ -74,7 +75,8 @@ def _place(
 def sorted_by_expert(experts: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """experts (T, k) -> of each sorted row its assignment t · k + j, of each assignment its row, and where experts end.
 
-    An expert outside 0 to count - 1 is not looked for: its assignment's row is any.
+    An assignment of an expert outside 0 to count - 1 has no row: its place is -1, and what `source` holds from
+    offs[-1] on is not written.
     """
     total = experts.numel()
     chunks = triton.cdiv(total, CHUNK)

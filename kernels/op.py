@@ -114,13 +114,13 @@ def architecture(device: torch.device) -> int:
 
 
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors; an H100's where tensors have no memory, three in the interpreter.
+    """Streaming multiprocessors; where tensors have no memory those of an A100, H100 SXM or B200; interpreted, three.
 
     Three, so that the programs of a persistent kernel walk over several tiles there too.
     """
     if device.type == "cuda":
         return _properties(device)[1]
-    return 132 if device.type == "meta" else 3
+    return {80: 108, 90: 132, 100: 148}[architecture(device)] if device.type == "meta" else 3
 
 
 @contextmanager

@@ -108,6 +108,9 @@ def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zero: tor
     given = [tensor for tensor in (x, weight, scale, zero) if tensor is not None]
     if not all(tensor.is_contiguous() for tensor in (x, weight, *given[3:])):
         raise ValueError("quant_matmul: x, weight and zero must be contiguous")
+    # the kernels read words of four weights
+    if weight.storage_offset() * weight.element_size() % 4 or weight.data_ptr() % 4:
+        raise ValueError("quant_matmul: weight must start at a multiple of 4 bytes")
     if any(tensor.device != x.device for tensor in given):
         raise ValueError("quant_matmul: all tensors must be on one device")
     return kind

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.op import Op, Shape, architecture, processors
 from bench.kernels.rms_norm_backward import _backward, _sum_partials, _weight_partials
@@ -146,6 +147,7 @@ class _RMSNorm(torch.autograd.Function):
         return y if residual is None else (y, h)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor | None, dh: torch.Tensor | None = None) -> Any:
         h, weight, rstd = ctx.saved_tensors
         fused = ctx.needs_input_grad[3]

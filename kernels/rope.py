@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.op import Op, Shape
 from bench.kernels.tuning import tuned
@@ -47,7 +48,8 @@ def _rotate_heads(
     head = tl.arange(0, BLOCK_HEADS)[:, None]
     dim = tl.arange(0, BLOCK_HALF)[None, :]
     mask = (head < HEADS) & (dim < HALF)
-    source = in_ptr + head * head_stride + dim
+    # 64 bits in the column of heads alone: heads may lie anywhere, channels follow one another
+    source = in_ptr + head.to(tl.int64) * head_stride + dim
     # the halves are read as two tiles, each of whole 128-bit words: pairs never have to change threads
     first = tl.load(source, mask, other=0).to(tl.float32)
     second = tl.load(source + HALF, mask, other=0).to(tl.float32)
@@ -122,6 +124,7 @@ class _RoPE(torch.autograd.Function):
         return _launch(q, k, cos, sin, inverse=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dq: torch.Tensor, dk: torch.Tensor) -> Any:
         cos, sin = ctx.saved_tensors
         # autograd may hand over an expanded gradient, whose last stride is 0

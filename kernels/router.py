@@ -27,6 +27,8 @@ from bench.kernels.tuning import tuned
 
 MAX_EXPERTS, MAX_TOP_K = 512, 16
 SCORINGS = ("softmax", "sigmoid")
+# a live choice of -inf counts as this, the lowest finite fp32: it still goes before what is not to be chosen
+LOWEST = tl.constexpr(-3.4028234663852886e38)
 LEAST = tl.constexpr(1e-20)  # DeepSeek-V3's guard: sigmoids may all underflow
 # float64 is for the reference: the kernels compute in fp32 whatever they read
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,6 +44,7 @@ def reference(
     # softmax keeps the order of the logits, but rounding may tie what they tell apart
     choice = wide if scoring == "softmax" else scores
     choice = choice.detach() if bias is None else choice.detach() + bias
+    choice = choice.clamp_min(LOWEST.value)
     if groups > 1:
         grouped = choice.unflatten(-1, (groups, -1))
         best = grouped.topk(2, -1).values.sum(-1).sort(dim=-1, descending=True, stable=True).indices[:, :top_groups]
@@ -78,7 +81,8 @@ def _forward(
     TOP_GROUPS: tl.constexpr, K: tl.constexpr, E: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # 64 bits: row · E and row · K may pass 2³¹
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     col = tl.arange(0, BLOCK_E)[None, :]
     mask = (row < tokens)[:, None] & (col < E)
     # -inf past the last expert alone: a row past the last token holds zeros and makes no NaN
@@ -86,9 +90,11 @@ def _forward(
     logits = tl.where(col < E, logits, float("-inf"))
     # softmax is taken of the chosen logits once they are known
     score = tl.sigmoid(logits) if SIGMOID else logits
-    choice = tl.where(col < E, score, float("-inf"))
+    choice = score
     if HAS_BIAS:
         choice += tl.load(bias_ptr + col, col < E, other=0).to(tl.float32)
+    # from here on -inf is what may not be chosen: past the last expert, outside the groups, chosen before
+    choice = tl.where(col < E, tl.maximum(choice, LOWEST), float("-inf"))
     if GROUPS > 1:
         choice = _kept(choice, GROUPS, TOP_GROUPS, ROWS, BLOCK_E)
     place = tl.arange(0, BLOCK_K)[None, :]
@@ -121,7 +127,8 @@ def _backward(
     SIGMOID: tl.constexpr, NORMALISE: tl.constexpr, K: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # 64 bits: row · E and row · K may pass 2³¹
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     col = tl.arange(0, BLOCK_E)[None, :]
     mask = (row < tokens)[:, None] & (col < E)
     logits = tl.load(logits_ptr + row[:, None] * E + col, mask, other=0).to(tl.float32)

@@ -8,7 +8,8 @@ https://arxiv.org/abs/1904.09751), then a draw from what is left.
               uniform · (mass of the nucleus)
 
 The random number comes from the caller, so the op is a function: same inputs, same token. A row with temperature 0
-gets the first of its largest logits; top_k of 0 or less, or beyond V, and top_p of 1 or more leave all tokens in.
+gets the first of its largest logits; top_k of 0 or less, or beyond V, and top_p of 1 or more leave all tokens in;
+top_p of 0 or less leaves the largest.
 
 Nothing is sorted. Both sets are cut by a threshold, and that is searched for, exactly, on the integers that order
 floats as the floats themselves. Three passes over the row, by as many programs as there are chunks in the batch:
@@ -117,7 +118,8 @@ def error(outputs: tuple[torch.Tensor, ...], inputs: dict[str, Any]) -> float:
         if top_p is None or top_p[row] >= 1:
             reach = (total < total[-1]).double()
         else:
-            reach = torch.maximum(torch.cat((total.new_zeros(1), total[:-1])) - top_p[row], top_p[row] - total)
+            share = top_p[row].clamp_min(0)
+            reach = torch.maximum(torch.cat((total.new_zeros(1), total[:-1])) - share, share - total)
         moved = torch.maximum(outside, reach).clamp_min(0)
         moved[(values[ends] > logits[row, token]) | (own <= 0)] = math.inf
         worst = max(worst, float(moved.min()))

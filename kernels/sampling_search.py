@@ -52,6 +52,12 @@ def _survey(
 
 
 @triton.jit
+def _share(top_p_ptr, row):
+    """top_p of the row, above 0: nothing at all would reach a share of 0, and it is to keep the largest logit."""
+    return tl.maximum(tl.load(top_p_ptr + row), 1e-30)
+
+
+@triton.jit
 def _weigh(
     logits_ptr, temperature_ptr, top_p_ptr, survey_ptr, pivot_ptr, above_ptr, row_stride,
     HAS_TEMPERATURE: tl.constexpr, HAS_K: tl.constexpr, HAS_P: tl.constexpr,
@@ -65,7 +71,7 @@ def _weigh(
     low = tl.minimum(tl.min(floors, 0), peak)
     if HAS_P and not HAS_K:
         # V tokens below this one have less than 1 - p of the mass: none of them bounds the nucleus
-        p = tl.load(top_p_ptr + row)
+        p = _share(top_p_ptr, row)
         tail = tl.maximum(1 - p, 1e-30) * tl.sum(mass, 0) / V
         low = tl.where(p < 1, tl.maximum(low, peak + tl.minimum(tl.log2(tail), 0.0) / scale), low)
     j = tl.arange(0, PIVOTS)
@@ -120,7 +126,7 @@ def _gather(
         first = tl.sum(((count >= _wanted(top_k_ptr, row, V)) & (j > 0)).to(tl.int32), 0)
         last = first
     if HAS_P:
-        p = tl.load(top_p_ptr + row)
+        p = _share(top_p_ptr, row)
         if HAS_K:
             # the mass of the top k is known as yet to lie above that of the next pivot
             total = _at(mass, j, first + 1)
@@ -269,7 +275,7 @@ def _draw(
             if HAS_K:
                 bound = _value(low + tl.arange(0, 1), SHIFT)
                 total = above + tl.sum(_sum_from(list_ptr, n, bound, peak, scale, True, 1, TILE), 0)
-            p = tl.load(top_p_ptr + row)
+            p = _share(top_p_ptr, row)
             top = tl.where(p < 1, high, low + 1)
             low = _search(list_ptr, n, low, top, p * total - above, peak, scale, True, SHIFT, WAYS, TILE)
         threshold = _value(low, SHIFT)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.op import Op, Shape
 from bench.kernels.tuning import tuned
@@ -93,6 +94,7 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: torch.Tensor) -> torch.Tensor:
         (gate_up,) = ctx.saved_tensors
         # not over gate_up itself: an activation kept for a second backward must survive the first

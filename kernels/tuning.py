@@ -29,7 +29,12 @@ _asked: dict[str, Key] | None = None
 
 
 def tuned(kernel: str, key: Key, default: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """`default` with the changes the table has for `kernel` ("op.kernel") at `key` on this GPU."""
+    """`default` with the changes the table has for `kernel` ("op.kernel") at `key` on this GPU.
+
+    Every launch asks here, so here it is refused where Triton would start it on another GPU than the tensors'.
+    """
+    if device.type == "cuda" and device.index is not None and device.index != (here := torch.cuda.current_device()):
+        raise ValueError(f"{kernel}: tensors on {device}, the current device is cuda:{here}: use torch.cuda.device")
     if _asked is not None:
         _asked[kernel] = key
     change = _trying.get(kernel)

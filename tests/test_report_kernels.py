@@ -74,6 +74,25 @@ def test_what_was_not_measured_is_blank(rows: list[dict[str, object]]) -> None:
     assert line(found).cells[-1] == NOT_MEASURED and line(found).cells[5] == "–"
 
 
+def test_a_shape_where_ours_failed_misses_the_goal_whatever_the_others_say() -> None:
+    rows = [row("triton", 1.0), row("peer:liger", 2.0), row("triton", 0.0, "b_train", status="incorrect")]
+    for order in (rows, rows[::-1]):
+        (found,) = find(GOAL, order)
+        assert line(found).cells[-1] == "missed: incorrect"
+
+
+def test_the_newest_run_of_a_gpu_counts() -> None:
+    old = [row("triton", 1.0, run="20260101"), row("peer:liger", 0.5, run="20260101")]
+    new = [row("triton", 1.0, run="20260201"), row("peer:liger", 2.0, run="20260201")]
+    assert find(GOAL, new + old)[0].value == pytest.approx(2.0)
+
+
+def test_a_stretch_without_a_goal_is_never_missed() -> None:
+    rows = [row("triton", 1.0), row("peer:liger", 2.0)]
+    assert line(find(replace(GOAL, goal=None, stretch=3.0), rows)[0]).cells[-1] == "stretch not reached"
+    assert line(find(replace(GOAL, goal=None, stretch=1.5), rows)[0]).cells[-1] == "stretch reached"
+
+
 def test_memory_is_met_from_below() -> None:
     goal = replace(GOAL, measure="memory", goal=0.2, stretch=None)
     rows = [row("triton", 1.0, peak_memory_bytes=1), row("reference", 1.0, peak_memory_bytes=10)]

@@ -59,6 +59,13 @@ def test_without_a_table_the_heuristic_stands(project: Path) -> None:
     assert tuned() == {"BLOCK": 1024, "num_warps": 4}
 
 
+def test_tensors_of_another_gpu_than_the_current_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert tuned(device=torch.device("cuda:0"))["BLOCK"] == 1024
+    with pytest.raises(ValueError, match=r"^swiglu\.forward: tensors on cuda:1, the current device is cuda:0"):
+        tuned(device=torch.device("cuda:1"))
+
+
 def test_a_row_changes_what_it_names(project: Path) -> None:
     table(project / "configs/tuning/a.csv", ROW)
     assert tuned() == {"BLOCK": 2048, "num_warps": 4}
@@ -93,6 +100,8 @@ def test_a_key_tells_calls_apart() -> None:
     x, w = torch.zeros(2, 4, dtype=torch.bfloat16), torch.zeros(4, dtype=torch.bfloat16)
     assert best.key_of(reference, (x, w, 1e-5), {}) == "2x4.bfloat16 4.bfloat16 eps=1e-05"
     assert best.key_of(reference, (x,), {"weight": w, "eps": 1e-5, "residual": None}).endswith("eps=1e-05")
+    # the model's (1, 2, 4) are the tuner's (2, 4)
+    assert best.key_of(reference, (x[None], w, 1e-5), {}) == best.key_of(reference, (x, w, 1e-5), {})
     assert best.key_of(reference, (x, w.requires_grad_(), 1e-5), {}).endswith(" grad")
 
 
@@ -128,16 +137,37 @@ def test_the_fastest_right_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> No
     def chosen() -> int | None:
         return tuning.tuned("k", (), {"n": None}, torch.device("cpu"))["n"]
 
-    def step() -> list[torch.Tensor]:
+    def triton_side(**_: Any) -> torch.Tensor:
         if chosen() == 5:
             raise RuntimeError("out of resource: shared memory")
-        return [torch.full((2,), 2.0 if chosen() == 3 else 1.0)]  # candidate 3 is fastest, and wrong
+        return torch.full((2,), 2.0 if chosen() == 3 else 1.0)  # candidate 3 is fastest, and wrong
+
+    def run(*candidates: int) -> tune.Run:
+        changed = {"k": tuple({"n": n} for n in candidates)}
+        op = replace(discover()["swiglu"], triton=triton_side, candidates=changed, differentiable=())
+        return tune.Run(op, "triton", {})
 
     monkeypatch.setattr(tune, "seconds", lambda step: times[chosen()])
-    op = SimpleNamespace(candidates={"k": tuple({"n": n} for n in (1, 2, 3, 4, 5))})
-    assert tune.faster(step, "k", op, 1e-2) == ({"n": 2}, 10.0, 7.0)
-    op = SimpleNamespace(candidates={"k": ({"n": 1},)})  # one percent is within the noise
-    assert tune.faster(step, "k", op, 1e-2) is None
+    assert tune.faster(run(1, 2, 3, 4, 5), "k", 1e-2) == ({"n": 2}, 10.0, 7.0)
+    assert tune.faster(run(1), "k", 1e-2) is None  # one percent is within the noise
+
+
+def test_a_wrong_result_in_place_or_a_wrong_choice_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> bool:
+        return tuning.tuned("k", (), {"n": 0}, torch.device("cpu"))["n"] == 1
+
+    def write(x: torch.Tensor) -> torch.Tensor:
+        return x.fill_(9.0 if wrong() else 1.0)
+
+    def choose(x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([7 if wrong() else 3])
+
+    monkeypatch.setattr(tune, "seconds", lambda step: 1.0 if wrong() else 2.0)
+    for side, mutates in ((write, ("x",)), (choose, ())):
+        op = replace(
+            discover()["swiglu"], triton=side, mutates=mutates, differentiable=(), candidates={"k": ({"n": 1},)}
+        )
+        assert tune.faster(tune.Run(op, "triton", {"x": torch.zeros(2)}), "k", 1e-2) is None
 
 
 def test_merging_replaces_rows_of_the_same_key_and_keeps_the_others(tmp_path: Path) -> None:
@@ -167,5 +197,5 @@ def test_every_candidate_is_of_a_kernel_that_asks(name: str) -> None:
             kwargs = op.inputs(shape, torch.float16, DEVICE, torch.Generator(DEVICE).manual_seed(0))
             leaves = [leaf for leaf in op.differentiable if kwargs.get(leaf) is not None]
             kwargs |= {leaf: kwargs[leaf].detach().requires_grad_() for leaf in leaves}
-            tune.steps(op, kwargs, "triton")()
+            tune.Run(op, "triton", kwargs)()
     assert set(op.candidates) <= set(keys)

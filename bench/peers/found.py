@@ -65,7 +65,7 @@ def _load(path: Path) -> Peer:
             _version(getattr(module, "PACKAGE", None)),
             getattr(module, "COMPILES", False),
         )
-    except Exception as error:  # whatever another project's import does
+    except (Exception, SystemExit) as error:  # whatever another project's import does
         sys.modules.pop(spec.name, None)
         return Peer(name, f"does not import: {one_line(error)}")
 

@@ -8,7 +8,7 @@ stands below (results/kernels/aot_*.csv).
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,6 +20,7 @@ from bench.report.numbers import BLANK, count
 from bench.report.page import Row, Section, Table
 
 NOT_MEASURED = "not measured"
+FAILED = ("incorrect", "error", "crashed", "timeout", "oom")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Goal:
     goal: float | None
     stretch: float | None
     why: str
+
+    def worse(self, value: float, other: float) -> bool:
+        """Whether `value` is further from the goal than `other`."""
+        return value > other if self.measure == "memory" else value < other
 
     def met(self, value: float) -> bool:
         """Whether the goal holds (the stretch, where there is no goal)."""
@@ -81,19 +86,29 @@ def value_of(measure: str, ours: Mapping[str, Any], others: Mapping[str, Mapping
 
 
 def find(goal: Goal, rows: Rows) -> list[Found]:
-    """The goal on each GPU that measured it: the worst shape there. One blank where none did."""
-    by_place: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        matches = row["op"] == goal.op and row["part"] == goal.part and fnmatch(str(row["shape"]), goal.shapes)
-        if matches and row["status"] == "ok":
-            by_place.setdefault((row["run"], row["device_name"], row["shape"]), {})[row["implementation"]] = row
+    """The goal in the newest run of each GPU: its worst shape there, one where ours failed first of all.
+
+    One blank where no GPU measured it.
+    """
+    matching = [row for row in rows if row["op"] == goal.op and row["part"] == goal.part]
+    matching = [row for row in matching if fnmatch(str(row["shape"]), goal.shapes)]
+    # run folders are named by their date
+    newest = {row["device_name"]: row["run"] for row in sorted(matching, key=lambda row: str(row["run"]))}
+    places: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in matching:
+        if row["run"] == newest[row["device_name"]]:
+            places.setdefault((row["device_name"], row["shape"]), {})[row["implementation"]] = row
     worst: dict[str, Found] = {}
-    better: Callable[[float, float], bool] = (lambda a, b: a > b) if goal.measure == "memory" else (lambda a, b: a < b)
-    for (_, device, _), others in by_place.items():
+    for (device, _), others in places.items():
         ours = others.get("triton")
-        value = value_of(goal.measure, ours, others) if ours else None
-        if value is not None and (device not in worst or better(value, worst[device].value or 0.0)):
-            worst[device] = Found(goal, value, ours)
+        if ours and ours["status"] in FAILED:
+            worst[device] = Found(goal, None, ours)
+        elif ours and ours["status"] == "ok":
+            timed = {name: row for name, row in others.items() if row["status"] == "ok"}
+            value = value_of(goal.measure, ours, timed)
+            known = worst.get(device)
+            if value is not None and (known is None or (known.value is not None and goal.worse(value, known.value))):
+                worst[device] = Found(goal, value, ours)
     return list(worst.values()) or [Found(goal)]
 
 
@@ -101,10 +116,12 @@ def line(found: Found) -> Row:
     """One goal as a row of the page."""
     goal, row = found.goal, found.row or {}
     if found.value is None:
-        verdict, tone = NOT_MEASURED, "undecided"
+        verdict, tone = (f"missed: {row['status']}", "fails") if row else (NOT_MEASURED, "undecided")
+    elif goal.goal is None:
+        verdict, tone = "stretch reached" if goal.met(found.value) else "stretch not reached", "undecided"
     else:
         met = goal.met(found.value)
-        missed = f"missed by {abs(1 - found.value / (goal.goal or goal.stretch or 1)):.0%}"
+        missed = f"missed by {abs(1 - found.value / goal.goal):.0%}"
         verdict, tone = ("met", "holds") if met else (missed, "fails")
     return Row(
         (
@@ -174,10 +191,11 @@ def compiled_table(tables: Mapping[str, Rows]) -> Table:
 def section(material: Material) -> Section:
     """Goals with what came, and the compiler's tables."""
     lines = [found for goal in goals() for found in find(goal, material.kernels)]
-    measured = [found for found in lines if found.value is not None]
-    met = sum(found.goal.met(found.value) for found in measured if found.value is not None)
+    held = [found for found in lines if found.goal.goal is not None]
+    measured = [found for found in held if found.row is not None]
+    met = sum(found.value is not None and found.goal.met(found.value) for found in measured)
     said = (
-        f"{met} of {len(measured)} goals measured are met; {len(lines) - len(measured)} are not measured."
+        f"{met} of {len(measured)} goals measured are met; {len(held) - len(measured)} are not measured."
         if measured
         else "No GPU has run the kernels yet: every goal below stands unmeasured, and nothing is claimed."
     )

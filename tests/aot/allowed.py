@@ -1,7 +1,12 @@
 """What the rules of test_aot.py let pass, and why. Empty is best."""
 
 # (architecture, op.kernel) -> bytes a thread that may spill, and why none fewer
-SPILLS: dict[tuple[int, str], tuple[int, str]] = {}
+SPILLS: dict[tuple[int, str], tuple[int, str]] = {
+    # Triton 3.7.1 alone, at one width each (1024; 2048), in the norm whose sum nothing reads: two words of 72 and 80
+    # registers, far from the limit of 255: the allocator's choice, not a lack
+    (80, "rms_norm.backward"): (8, "two words, by the allocator's choice"),
+    (100, "rms_norm.backward"): (8, "two words, by the allocator's choice"),
+}
 
 # (architecture, op.kernel) -> why its products may be mma.sync (HMMA) where wgmma or tcgen05 exist
 ROWS = "16 rows (packed query heads, or few tokens): wgmma and tcgen05 start at 64"
@@ -13,17 +18,22 @@ TENSOR: dict[tuple[int, str], str] = {
 }
 
 # op.kernel -> loads narrower than 32 bits that are right there, and why
-LOADS: dict[str, tuple[int, str]] = {
+NARROW: dict[str, tuple[int, str]] = {
+    "adamw.update": (32, "the masked tail of a tensor; whole blocks load 128 bits"),
     "attention.delta": (1, "one sink logit a program, in the activations' dtype"),
+    "cross_entropy.forward": (1, "the target's own logit"),
     **{
         f"rms_norm.{part}": (1, "QK-norm: one weight of 128 for 128 threads, an element each")
         for part in ("forward", "backward")
     },
-    "adamw.update": (32, "the masked tail of a tensor; whole blocks load 128 bits"),
-    "cross_entropy.forward": (1, "the target's own logit"),
+}
+
+# op.kernel -> why it may have no 128-bit load
+NO_WIDE: dict[str, str] = {
     **{
-        name: (0, "some thousand whole numbers of the routing, one an assignment or a tile")
+        name: "some thousand whole numbers of the routing, one an assignment or a tile"
         for name in ("grouped_matmul.table", "moe.table", "moe.count", "moe.place")
     },
-    "linear_cross_entropy.normalise": (0, "without a gradient it reads one partial sum a tile, not the logits"),
+    "kv_append.append": "one token of a small model: less than 128 bits a thread",
+    "linear_cross_entropy.normalise": "without a gradient it reads one partial sum a tile, not the logits",
 }

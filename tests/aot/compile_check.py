@@ -126,7 +126,7 @@ def _element(kind: str) -> str:
 def _sources(kernel: JITFunction, seen: set[str]) -> Iterator[str]:
     """The kernel's text, that of every jit function it names, and the constants it names; nothing twice."""
     seen.add(kernel.__name__)
-    yield kernel.src
+    yield f"{kernel.src}\nnoinline = {kernel.noinline}" if kernel.noinline else kernel.src
     for name in sorted(set(re.findall(r"\b[A-Za-z_]\w*\b", kernel.src)) - seen):
         value = kernel.__globals__.get(name)
         if isinstance(value, JITFunction):

@@ -1,9 +1,9 @@
 """The committed tables of what the compiler makes of every kernel: results/kernels/aot_<arch>_<triton>.csv.
 
-    python -m tests.aot.table [--op NAME ...] [--arch 90 ...] [--write]
+    python -m tests.aot.table [--op NAME ...] [--arch 90 ...] [--write] [--changed]
 
-compiles what the ops' launchers launch at the shapes of real models, prints a line a kernel, and with --write
-replaces the table's rows. With triton 3.6.0 instead of the installed one: PYTHONPATH=.aot/triton36:. before it.
+compiles what the ops' launchers launch at the shapes of real models and in suite quick, prints a line a kernel, and
+with --write replaces the table's rows. With triton 3.6.0 instead of the installed one: PYTHONPATH=.aot/triton36:.
 A row's `source` is the hash of the kernel's text, its specialisation and its launch options: a row whose hash still
 stands need not be compiled again to be believed, so a test compiles those that changed and a few at random.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import triton
 
 from bench.kernels.op import ARCHITECTURES, Op, Shape, discover, tensors
+from tests.aot import model_calls
 from tests.aot.compile_check import Compiled, Launch, recorded_launches
 
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "kernels"
@@ -59,21 +59,35 @@ def step(op: Op, shape: Shape, device: str, dtype: torch.dtype = torch.bfloat16)
             op.triton(**kwargs)
 
 
-def launches(name: str, op: Op, arch: int) -> dict[tuple[str, ...], tuple[Launch, list[str]]]:
-    """Every distinct specialisation the op launches at the shapes of real models, and at which of them."""
-    found: dict[tuple[str, ...], tuple[Launch, list[str]]] = {}
-    for key, shape in op.shapes.items():
-        if arch not in op.architectures(shape):
-            continue
-        with recorded_launches(arch) as made:
-            step(op, shape, "meta")
-        if not made:
-            raise RuntimeError(f"{name} {key}: nothing was launched")
-        for launch in made:
-            row = (name, launch.kernel.__name__.strip("_"), launch.config, launch.source)
-            shapes = found.setdefault(row, (launch, []))[1]
-            if key not in shapes:
-                shapes.append(key)
+Found = dict[tuple[str, ...], tuple[Launch, list[str]]]  # key -> launch, and where it was met
+
+
+def _note(found: Found, op: str, launch: Launch, place: str) -> None:
+    key = (op, launch.kernel.__name__.strip("_"), launch.config, launch.source)
+    places = found.setdefault(key, (launch, []))[1]
+    if place not in places:
+        places.append(place)
+
+
+def launches(ops: dict[str, Op], arch: int) -> Found:
+    """Every distinct specialisation of these ops: at their own shapes, then in the cells of suite `quick`."""
+    found: Found = {}
+    for name, op in ops.items():
+        for key, shape in op.shapes.items():
+            if arch not in op.architectures(shape):
+                continue
+            with recorded_launches(arch) as made:
+                step(op, shape, "meta")
+            if not made:
+                raise RuntimeError(f"{name} {key}: nothing was launched")
+            for launch in made:
+                _note(found, name, launch, key)
+    everything = discover()
+    for model, workload in model_calls.cells():
+        for launch in model_calls.record(everything, model, workload, arch):
+            name = model_calls.op_of(launch, everything)
+            if name in ops:
+                _note(found, name, launch, f"{model.key}/{workload.key}")
     return found
 
 
@@ -102,28 +116,26 @@ def write(arch: int, rows: dict[tuple[str, ...], dict[str, str]]) -> None:
         writer.writerows(rows[key] for key in sorted(rows))
 
 
-def compiled(name: str, op: Op, arch: int) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
-    """Key and row of everything the op launches."""
-    for key, (launch, shapes) in launches(name, op, arch).items():
-        yield key, row_of(key, launch.compile(), shapes)
-
-
 def main() -> None:
     """Compile, print, and write where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--op", action="append", help="this op only; again for more")
     parser.add_argument("--arch", action="append", type=int, choices=ARCHITECTURES)
     parser.add_argument("--write", action="store_true", help="replace the rows of these ops in the table")
+    parser.add_argument("--changed", action="store_true", help="believe rows whose source hash still stands")
     chosen = parser.parse_args()
     ops = {name: op for name, op in discover().items() if not chosen.op or name in chosen.op}
     shown = ("warps", "registers", "spill_bytes", "shared_bytes", *COUNTED)
     for arch in chosen.arch or ARCHITECTURES:
-        kept = {key: row for key, row in read(arch).items() if chosen.op and key[0] not in ops}
-        for name, op in ops.items():
-            for key, row in compiled(name, op, arch):
-                kept[key] = row
-                figures = " ".join(f"{column} {row[column]}" for column in shown if row[column] != "0")
-                print(f"sm{arch} {name}.{key[1]} | {figures} | {key[2]} | {row['shapes']}", flush=True)
+        known = read(arch)
+        kept = {key: row for key, row in known.items() if chosen.op and key[0] not in ops}
+        for key, (launch, places) in launches(ops, arch).items():
+            if chosen.changed and key in known:
+                kept[key] = known[key] | {"shapes": "+".join(places)}
+                continue
+            kept[key] = row = row_of(key, launch.compile(), places)
+            figures = " ".join(f"{column} {row[column]}" for column in shown if row[column] != "0")
+            print(f"sm{arch} {key[0]}.{key[1]} | {figures} | {key[2]} | {row['shapes']}", flush=True)
         if chosen.write:
             write(arch, kept)
 

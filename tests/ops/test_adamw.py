@@ -84,10 +84,12 @@ def test_tensors_of_several_dtypes_and_any_address(generator: torch.Generator) -
 
 def test_outputs_are_the_inputs_and_autograd_hears_of_it() -> None:
     kwargs = state(f32(4))
-    version = kwargs["params"][0]._version
-    params, exp_avgs, exp_avg_sqs = OP.triton(**kwargs, lr=0.1)
-    assert params is kwargs["params"] and exp_avgs is kwargs["exp_avgs"] and exp_avg_sqs is kwargs["exp_avg_sqs"]
-    assert params[0]._version > version
+    kwargs["copies"] = [f32(4).half()]
+    names = ("params", "exp_avgs", "exp_avg_sqs", "copies")
+    versions = [kwargs[name][0]._version for name in names]
+    outputs = OP.triton(**kwargs, lr=0.1)
+    for output, name, version in zip(outputs, names, versions, strict=True):
+        assert output is kwargs[name] and output[0]._version > version
 
 
 def test_stochastic_rounding_keeps_the_mean() -> None:
@@ -110,6 +112,18 @@ def test_stochastic_rounding_keeps_the_mean() -> None:
     first, *others = moved.values()
     assert all((first & other).float().mean() < 5e-4 for other in others)
     assert (first[1:] & first[:-1]).float().mean() < 5e-4
+    assert (others[0] & others[1]).float().mean() < 5e-4  # seed and step do not merely add up
+
+
+def test_stochastic_rounding_of_two_groups_is_independent() -> None:
+    """Gradients of two dtypes make two launches, whose elements draw other bits."""
+    size, spacing = 4000, 2.0**-7
+    kwargs = state(*(1.5 * f32(size).bfloat16() for _ in range(2)), dtype=torch.float32)
+    kwargs["grads"][1] = kwargs["grads"][1].float()
+    rates = {"lr": spacing / 2, "weight_decay": 0.0}
+    x, y = OP.triton(**kwargs, **rates, stochastic=True)[0]
+    # each moves half its elements: alike in half of them, eight standard deviations
+    assert abs((x == y).float().mean() - 0.5) < 4 / size**0.5
 
 
 def test_stochastic_rounding_keeps_what_needs_none_and_nan() -> None:

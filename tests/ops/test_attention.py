@@ -131,6 +131,59 @@ def test_memory_no_descriptor_can_describe(generator: torch.Generator) -> None:
     agrees(kwargs | {"v": torch.randn((70, 2, 2, 16), device=DEVICE, generator=generator).half().transpose(0, 1)})
 
 
+def far_heads(x: torch.Tensor) -> torch.Tensor:
+    """x with its heads, the dimension before the last, 2³⁰ elements apart: the third is past 32 bits.
+
+    Untouched memory costs nothing on a CPU; the 2³¹ elements before x are where a wrapped offset would lead.
+    """
+    memory = torch.empty_strided((2**32 + 2**16,), (1,), dtype=x.dtype, device=x.device)
+    outer, step = [], x.shape[-1]
+    for size in reversed(x.shape[:-2]):
+        outer.insert(0, step)
+        step *= size
+    assert step <= 2**12 and x.shape[-2] == 3
+    return memory[2**31 :].as_strided(x.shape, (*outer, 2**30 + 1024, 1)).copy_(x)
+
+
+def test_offsets_of_heads_pass_32_bits(generator: torch.Generator) -> None:
+    kwargs = made(generator, T=40, nq=3, nkv=3)
+    with trying("attention.forward", {"TMA": False}):
+        assert torch.equal(attention(**kwargs | {"k": far_heads(kwargs["k"])}), attention(**kwargs))
+
+
+@pytest.mark.parametrize("stride", [70 * 2 * 16, 3])
+def test_gradients_in_memory_of_any_alignment(stride: int, generator: torch.Generator) -> None:
+    """A slice at an odd offset, and a batch of one whose stride is any number, also of the inputs."""
+    kwargs = made(generator, T=70)
+    for name in "qkv":
+        x = kwargs[name].contiguous()
+        kwargs[name] = x.as_strided(x.shape, (stride, *x.stride()[1:])).requires_grad_()
+    leaves = [kwargs[name] for name in "qkv"]
+    out = attention(**kwargs)
+    do = torch.randn(out.shape, device=DEVICE, generator=generator).half()
+    odd = torch.cat((do.new_zeros(1), do.flatten()))[1:].view(do.shape)
+    assert odd.is_contiguous() and odd.data_ptr() % 16
+    wanted = torch.autograd.grad(out, leaves, do, retain_graph=True)
+    for given in (odd, do.as_strided(do.shape, (5, *do.stride()[1:]))):
+        assert all(map(torch.equal, torch.autograd.grad(out, leaves, given, retain_graph=True), wanted))
+
+
+@pytest.mark.parametrize("kernel", OP.candidates)
+def test_a_tuned_descriptor_gives_way_where_none_is_possible(kernel: str, generator: torch.Generator) -> None:
+    kwargs = made(generator, T=70)
+    wide = torch.randn((1, 70, 2, 19), device=DEVICE, generator=generator).half()
+    with trying(kernel, {"TMA": True}):
+        agrees(kwargs | {"q": wide[..., 3:]})
+
+
+def test_a_second_derivative_is_refused(generator: torch.Generator) -> None:
+    kwargs = made(generator, T=5)
+    q = kwargs["q"] = kwargs["q"].clone().requires_grad_()
+    (dq,) = torch.autograd.grad(attention(**kwargs).float().square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dq.sum().backward()
+
+
 @pytest.mark.parametrize("kernel", OP.candidates)
 def test_candidates_compute_the_same(kernel: str, generator: torch.Generator) -> None:
     kwargs = made(generator, T=140, nq=1, ragged=1)
@@ -167,6 +220,7 @@ REFUSED = {
     "sinks of other heads": ((f32(1, 2, 2, 16),) * 3, {"sinks": f32(3)}),
     "sinks of another dtype": ((f32(1, 2, 2, 16),) * 3, {"sinks": f32(2).half()}),
     "offsets in 64 bits": ((f32(1, 2, 2, 16),) * 3, {"cu_seqlens": torch.tensor([0, 2], device=DEVICE)}),
+    "more sequences than a grid's z": ((f32(65536, 1, 1, 16),) * 3, {}),
     "one offset": ((f32(1, 2, 2, 16),) * 3, {"cu_seqlens": torch.zeros(1, dtype=torch.int32, device=DEVICE)}),
 }
 

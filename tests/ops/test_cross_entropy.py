@@ -92,3 +92,12 @@ def test_cross_entropy_of_maxima_in_any_lane(generator: torch.Generator) -> None
     kwargs = {"logits": logits, "targets": places[:, 0].contiguous()}
     truth = run(OP.reference, widened(kwargs), ("logits",))
     check(run(OP.triton, kwargs, ("logits",)), truth, OP.tolerance[torch.float32])
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    """Rather than silently zero."""
+    x = f32(2, 8).requires_grad_()
+    y = OP.triton(x, long(2))
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.kernels.decode_attention import FP8, OP
-from bench.kernels.op import relative_error, widened
+from bench.kernels.op import assume, relative_error, widened
 from tests.ops.harness import CUDA, DEVICE, check, check_formula, f32, long, run
 
 FIXED = {  # name -> lengths that cut sequences at, before and behind the edges of blocks and pages
@@ -60,6 +60,13 @@ LATENT = {"q": f32(1, 2, 48), "k_cache": f32(1, 16, 1, 48), "v_cache": None, "v_
 REFUSED = {
     "lengths int64": call(lengths=long(1)),
     "batch": call(q=f32(2, 2, 16), lengths=long(2).int()),
+    "more sequences than a grid's y": call(
+        q=f32(65536, 2, 16),
+        k_cache=f32(1, 16, 2, 16),
+        v_cache=f32(1, 16, 2, 16),
+        lengths=long(65536).int(),
+        block_table=long(65536, 1).int(),
+    ),
     "groups": call(q=f32(1, 3, 16)),
     "head dim": call(q=f32(1, 2, 24), k_cache=f32(1, 16, 2, 24), v_cache=f32(1, 16, 2, 24)),
     "mixed": call(v_cache=f32(1, 16, 2, 16).half()),
@@ -150,6 +157,13 @@ def test_fp8_takes_queries_of_any_size(generator: torch.Generator) -> None:
     kwargs["k_scale"] *= 0.01
     error = relative_error(OP.triton(**kwargs), OP.reference(**widened(kwargs)))
     assert error <= OP.tolerance[torch.float16]
+
+
+@pytest.mark.skipif(CUDA, reason="a GPU is of one architecture")
+def test_fp8_caches_want_sm_90(generator: torch.Generator) -> None:
+    kwargs = OP.inputs(OP.test_shapes["fp8"], torch.float16, DEVICE, generator)
+    with assume(80), pytest.raises(ValueError, match=r"^decode_attention: .*sm_90[^\n]*$"):
+        OP.triton(**kwargs)
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device: CUDA graphs")

@@ -115,3 +115,31 @@ def test_replays_in_a_cuda_graph(generator: torch.Generator) -> None:
     kwargs["offs"].copy_(ends(0, 64, 64))
     graph.replay()
     check({"y": y}, {"y": OP.reference(**widened(kwargs))}, OP.tolerance[torch.float16])
+
+
+def unaligned(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, contiguous, one element past a multiple of 16 bytes."""
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "dy"])
+def test_views_that_descriptors_cannot_take(name: str, generator: torch.Generator) -> None:
+    kwargs = given(generator, ends(10, 20))
+    truth = run(OP.reference, widened(kwargs), SIDES)
+    if name != "dy":
+        kwargs[name] = unaligned(kwargs[name])
+        check(run(OP.triton, kwargs, SIDES), truth, OP.tolerance[torch.float16])
+        return
+    leaves = [kwargs[side].requires_grad_() for side in SIDES]
+    y = OP.triton(**kwargs)
+    dy = torch.randn(y.shape, device=DEVICE, generator=generator).to(y.dtype)
+    given_aligned, given_so = (torch.autograd.grad(y, leaves, g, retain_graph=True) for g in (dy, unaligned(dy)))
+    for x, z in zip(given_aligned, given_so, strict=True):
+        torch.testing.assert_close(x, z)
+
+
+def test_one_row_with_a_stride_of_its_own(generator: torch.Generator) -> None:
+    """Contiguous all the same: a dimension of size 1 may have any stride."""
+    kwargs = given(generator, ends(0, 1))
+    kwargs["x"] = torch.randn((1, 49), device=DEVICE, generator=generator).half()[:, :48]
+    check(run(OP.triton, kwargs, SIDES), run(OP.reference, widened(kwargs), SIDES), OP.tolerance[torch.float16])

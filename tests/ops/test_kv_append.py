@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench.kernels.kv_append import FP8, OP
+from bench.kernels.op import assume
 from tests.ops.harness import CUDA, DEVICE, check_formula, copied, f32, long
 
 
@@ -115,6 +116,45 @@ def test_contiguous_caches_are_blocks_of_one_sequence(generator: torch.Generator
     assert torch.equal(k_cache[sequence, position], packed[:, 2:4])
     assert torch.equal(v_cache[sequence, position], packed[:, 4:])
     assert int((k_cache != 0).sum()) == batch * 32
+
+
+def far_heads(x: torch.Tensor) -> torch.Tensor:
+    """x with its heads, the dimension before the last, 2³⁰ elements apart: the third is past 32 bits.
+
+    Untouched memory costs nothing on a CPU; the 2³¹ elements before x are where a wrapped offset would lead.
+    """
+    memory = torch.empty_strided((2**32 + 2**16,), (1,), dtype=x.dtype, device=x.device)
+    outer, step = [], x.shape[-1]
+    for size in reversed(x.shape[:-2]):
+        outer.insert(0, step)
+        step *= size
+    assert step <= 2**12 and x.shape[-2] == 3
+    return memory[2**31 :].as_strided(x.shape, (*outer, 2**30 + 1024, 1)).copy_(x)
+
+
+@pytest.mark.parametrize("far", ["k", "k_cache"])
+def test_offsets_of_heads_pass_32_bits(far: str, generator: torch.Generator) -> None:
+    kwargs = OP.inputs({"N": 4, "nkv": 3, "d": 16, "block_size": 4, "latent": 1}, torch.float16, DEVICE, generator)
+    wanted, _ = OP.reference(**copied(kwargs))
+    out, _ = OP.triton(**kwargs | {far: far_heads(kwargs[far])})
+    assert torch.equal(out, wanted)
+
+
+def test_a_graph_that_saved_a_cache_refuses_to_go_backward() -> None:
+    given = call()
+    weight = torch.ones((), device=DEVICE, requires_grad=True)
+    for name in OP.mutates:
+        loss = (weight * given[name]).sum()
+        OP.triton(**given)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.skipif(CUDA, reason="a GPU is of one architecture")
+def test_fp8_caches_want_sm_90(generator: torch.Generator) -> None:
+    kwargs = OP.inputs(OP.test_shapes["fp8"], torch.float16, DEVICE, generator)
+    with assume(80), pytest.raises(ValueError, match=r"^kv_append: .*sm_90[^\n]*$"):
+        OP.triton(**kwargs)
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device: CUDA graphs")

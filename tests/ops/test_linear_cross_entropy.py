@@ -8,6 +8,7 @@ import torch
 
 from bench.kernels import linear_cross_entropy as module
 from bench.kernels.linear_cross_entropy import OP
+from bench.kernels.linear_cross_entropy_gemm import _describable
 from bench.kernels.op import widened
 from tests.ops.harness import CUDA, DEVICE, check, check_formula, f32, long, run
 
@@ -142,3 +143,21 @@ def test_peak_memory_is_a_fifth_of_torchs(generator: torch.Generator) -> None:
         run(getattr(OP, side), kwargs, NAMES)
         peak[side] = torch.cuda.max_memory_allocated() - before
     assert peak["triton"] <= 0.2 * peak["reference"], peak
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    """Rather than silently zero."""
+    x = f32(2, 8).requires_grad_()
+    y = OP.triton(x, f32(4, 8), long(2))
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+def test_one_row_expanded_to_many(generator: torch.Generator) -> None:
+    """Descriptors take no stride of 0."""
+    kwargs = drawn(generator, 5, 40, 32, torch.float16)
+    kwargs["hidden"] = kwargs["hidden"][:1].expand(5, -1)
+    assert not _describable(kwargs["hidden"]) and _describable(kwargs["weight"])
+    truth = run(OP.reference, widened(kwargs), NAMES)
+    check(run(OP.triton, kwargs, NAMES), truth, OP.tolerance[torch.float16])

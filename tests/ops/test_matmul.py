@@ -61,6 +61,7 @@ REFUSED = {
     "strided weight": (OP, (f32(4, 8), f32(4, 16)[:, ::2]), {}),
     "bias of x's width": (OP, (f32(4, 8), f32(5, 8), f32(8)), {}),
     "fp32 bias": (OP, (half(4, 8), half(5, 8), f32(5)), {}),
+    "bias elsewhere": (OP, (f32(4, 8), f32(5, 8), f32(5).to(META)), {}),
     "activation": (OP, (f32(4, 8), f32(5, 8)), {"activation": "relu"}),
     "fp8 bytes": (FP8_OP, (fp8(4, 24), fp8(8, 24), one, one), {}),
     "fp8 width": (FP8_OP, (fp8(4, 32), fp8(7, 32), one, one), {}),
@@ -221,3 +222,12 @@ def test_replay_in_a_cuda_graph(generator: torch.Generator) -> None:
     x.copy_(torch.randn(x.shape, device=DEVICE, generator=generator))
     graph.replay()
     assert relative_error(y, OP.reference(x.double(), weight.double())) <= OP.tolerance[torch.bfloat16]
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    """Rather than silently zero."""
+    x = f32(2, 8).requires_grad_()
+    y = OP.triton(x, f32(4, 8))
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()

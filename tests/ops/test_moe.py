@@ -52,6 +52,8 @@ REFUSED = {
     "mixed": ((GIVEN[0].half(), *GIVEN[1:]), {}),
     "bias": (GIVEN, {"gate_up_bias": f32(2, 16)}),
     "stride": ((f32(8, 4).t(), *GIVEN[1:]), {}),
+    "limit of zero": (GIVEN, {"limit": 0.0}),
+    "limit below zero": (GIVEN, {"limit": -7.0}),
     "no choice": ((*GIVEN[:3], chosen(4, 0), f32(4, 0)), {}),
 }
 
@@ -132,3 +134,35 @@ def test_replays_in_a_cuda_graph(generator: torch.Generator) -> None:
         kwargs["experts"].copy_(experts)
         graph.replay()
         check({"y": y}, {"y": OP.reference(**widened(kwargs))}, OP.tolerance[torch.float16])
+
+
+@pytest.mark.parametrize("shape", ["gpt_oss", "odd"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_experts_outside_add_nothing(shape: str, share: float, generator: torch.Generator) -> None:
+    """-1 as in expert parallelism, one past the last, and far off; all memory that nobody wrote is NaN or garbage."""
+    kwargs = OP.inputs(OP.test_shapes[shape], torch.float32, DEVICE, generator)
+    experts = kwargs["experts"]
+    outside = torch.rand(experts.shape, device=DEVICE, generator=generator) < share
+    foreign = torch.tensor([-1, OP.test_shapes[shape]["E"], 10**9], dtype=torch.int32, device=DEVICE)
+    experts[outside] = foreign[torch.randint(3, experts.shape, device=DEVICE, generator=generator)[outside]]
+    results = run(OP.triton, kwargs, OP.differentiable)
+    assert not results["dweights"][outside].any()
+    if share < 1:
+        check(results, run(OP.reference, widened(kwargs), OP.differentiable), OP.tolerance[torch.float32])
+    else:
+        assert not any(value.any() for value in results.values())
+
+
+def test_the_sort_gives_experts_outside_no_row() -> None:
+    experts = torch.tensor([[2, -1], [0, 3], [7, 2]], dtype=torch.int32, device=DEVICE)
+    source, slot, offs = sorted_by_expert(experts, 3)
+    assert source[:3].tolist() == [2, 0, 5] and slot.tolist() == [1, -1, 0, -1, -1, 2] and offs.tolist() == [1, 1, 3]
+
+
+def test_weights_at_any_address(generator: torch.Generator) -> None:
+    kwargs = OP.inputs(OP.test_shapes["even"], torch.float16, DEVICE, generator)
+    truth = run(OP.reference, widened(kwargs), OP.differentiable)
+    for name in ("x", "gate_up", "down"):
+        kwargs[name] = torch.cat([kwargs[name].new_zeros(1), kwargs[name].flatten()])[1:].view(kwargs[name].shape)
+    check(run(OP.triton, kwargs, OP.differentiable), truth, OP.tolerance[torch.float16])

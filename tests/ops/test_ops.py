@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.kernels.op import ARCHITECTURES, assume, discover, load, names, why_not, widened
+from bench.kernels.op import ARCHITECTURES, architecture, assume, discover, load, names, why_not, widened
 from tests.ops.harness import CUDA, DEVICE, DTYPES, check, compare, copied, run
 
 OPS = discover()
@@ -23,6 +23,8 @@ def shown(dtype: torch.dtype) -> str:
 @pytest.mark.parametrize("side", ["triton", "reference"])
 def test_small_shapes(name: str, shape: str, side: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     op = OPS[name]
+    if CUDA and architecture(DEVICE) not in op.architectures(op.test_shapes[shape]):
+        pytest.skip(f"not declared for sm_{architecture(DEVICE)}")
     compare(op, side, op.inputs(op.test_shapes[shape], dtype, DEVICE, generator), dtype)
 
 
@@ -42,6 +44,8 @@ def test_paths_of_other_architectures(name: str, shape: str, arch: int, generato
 @pytest.mark.parametrize(("name", "shape"), REAL)
 def test_real_shapes(name: str, shape: str, generator: torch.Generator) -> None:
     op = OPS[name]
+    if architecture(DEVICE) not in op.architectures(op.shapes[shape]):
+        pytest.skip(f"not declared for sm_{architecture(DEVICE)}")
     try:
         compare(op, "triton", op.inputs(op.shapes[shape], torch.bfloat16, DEVICE, generator), torch.bfloat16)
     except torch.cuda.OutOfMemoryError:

@@ -109,6 +109,8 @@ REFUSED = {
     "a scale a group for int8": (f32(1, 256), long(4, 256).to(torch.int8), GROUPS),
     "zero points of floats": (f32(1, 256), INT4, GROUPS, f32(4, 2)),
     "zero points for int8": (f32(1, 256), long(4, 256).to(torch.int8), f32(4), long(4, 2).to(torch.uint8)),
+    "int8 at an odd byte": (f32(1, 128), long(513).to(torch.int8)[1:].view(4, 128), f32(4)),
+    "fp8 at an odd byte": (f32(1, 128), f32(513).to(torch.float8_e4m3fn)[1:].view(4, 128), f32(4)),
     "x strided": (f32(256, 2).t(), INT4, GROUPS),
     "scale elsewhere": (f32(1, 256), INT4, GROUPS.to("meta")),
 }

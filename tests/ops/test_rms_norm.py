@@ -82,3 +82,12 @@ def test_rms_norm_backward_is_the_same_every_time(generator: torch.Generator) ->
     kwargs = OP.inputs(OP.test_shapes["residual"], torch.float32, DEVICE, generator)
     first, second = (run(OP.triton, kwargs, OP.differentiable, seed=7) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    """Rather than silently zero."""
+    x = f32(2, 8).requires_grad_()
+    y = OP.triton(x, f32(8), 1e-6)[0]
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()

@@ -41,6 +41,35 @@ def test_launcher_refuses(arguments: tuple[Any, ...]) -> None:
     assert "\n" not in str(caught.value)
 
 
+def far_heads(x: torch.Tensor) -> torch.Tensor:
+    """x with its heads, the dimension before the last, 2³⁰ elements apart: the third is past 32 bits.
+
+    Untouched memory costs nothing on a CPU; the 2³¹ elements before x are where a wrapped offset would lead.
+    """
+    memory = torch.empty_strided((2**32 + 2**16,), (1,), dtype=x.dtype, device=x.device)
+    outer, step = [], x.shape[-1]
+    for size in reversed(x.shape[:-2]):
+        outer.insert(0, step)
+        step *= size
+    assert step <= 2**12 and x.shape[-2] == 3
+    return memory[2**31 :].as_strided(x.shape, (*outer, 2**30 + 1024, 1)).copy_(x)
+
+
+def test_offsets_of_heads_pass_32_bits(generator: torch.Generator) -> None:
+    shape = {"B": 1, "T": 4, "nq": 3, "nkv": 3, "d": 16}
+    kwargs = OP.inputs(shape, torch.float16, DEVICE, generator)
+    far = OP.triton(**kwargs | {"q": far_heads(kwargs["q"])})
+    assert all(map(torch.equal, far, OP.triton(**kwargs)))
+
+
+def test_a_second_derivative_is_refused(generator: torch.Generator) -> None:
+    kwargs = OP.inputs(OP.test_shapes["odd"], torch.float32, DEVICE, generator)
+    q = kwargs["q"] = kwargs["q"].clone().requires_grad_()
+    (dq,) = torch.autograd.grad(OP.triton(**kwargs)[0].square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dq.sum().backward()
+
+
 def test_rope_leaves_its_inputs_alone(generator: torch.Generator) -> None:
     kwargs = OP.inputs(OP.test_shapes["odd"], torch.float32, DEVICE, generator)
     before = {key: value.clone() for key, value in kwargs.items()}

@@ -25,7 +25,7 @@ def brute_row(x: list[float], uniform: float, t: float, k: int, p: float) -> int
     total = sum(mass.values())
     for i in ranked:
         # the nucleus is full, and this one is not tied with its last
-        if p < 1 and sum(mass[j] for j in kept) >= p * total and x[i] < x[kept[-1]]:
+        if p < 1 and kept and sum(mass[j] for j in kept) >= p * total and x[i] < x[kept[-1]]:
             break
         kept.append(i)
     left = uniform * sum(mass[i] for i in kept)
@@ -126,6 +126,24 @@ def test_temperature_zero_is_the_first_of_the_largest(generator: torch.Generator
     kwargs = {"logits": logits, "uniform": f32(4) * 0.9, "temperature": f32(4) * 0}
     for filters in ({}, {"top_k": long(4).int() * 7}, {"top_p": f32(4) * 0.3}):
         assert torch.equal(OP.triton(**kwargs, **filters), (logits == 2.0).int().argmax(-1))
+
+
+@pytest.mark.parametrize("top_k", [None, 0, 3, 50])
+@pytest.mark.parametrize("top_p", [0.0, -0.5, -1e9, 1e-40])
+def test_top_p_of_nothing_keeps_the_largest(top_p: float, top_k: int | None, generator: torch.Generator) -> None:
+    """Row 0 has one largest logit, row 1 two to draw from, row 2 the same two at temperature 0."""
+    logits = torch.randn((3, 9001), device=DEVICE, generator=generator).clamp_max(2.0)
+    logits[0, 8500] = logits[1:, 300] = logits[1:, 8400] = 3.0
+    kwargs = {"logits": logits, "top_p": torch.full((3,), top_p, device=DEVICE)}
+    kwargs["temperature"] = torch.tensor([1.0, 1.0, 0.0], device=DEVICE)
+    if top_k is not None:
+        kwargs["top_k"] = torch.full((3,), top_k, dtype=torch.int32, device=DEVICE)
+    for uniform, second in ((0.25, 300), (0.75, 8400)):
+        kwargs["uniform"] = torch.full((3,), uniform, device=DEVICE)
+        for op in (OP.triton, OP.reference):
+            tokens = op(**kwargs)
+            assert tokens.tolist() == [8500, second, 300]
+            assert OP.error((tokens,), widened(kwargs)) == 0  # type: ignore[misc]
 
 
 def test_masked_tokens_are_never_drawn(generator: torch.Generator) -> None:

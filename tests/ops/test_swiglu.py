@@ -45,3 +45,12 @@ def test_every_candidate_covers_every_element(change: dict[str, int], generator:
     kwargs = OP.inputs({"tokens": 9, "F": 1160}, torch.float32, DEVICE, generator)
     with trying("swiglu.forward", change), trying("swiglu.backward", change):
         compare(OP, "triton", kwargs, torch.float32)
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    """Rather than silently zero."""
+    x = f32(2, 8).requires_grad_()
+    y = OP.triton(x)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()

@@ -28,6 +28,7 @@ from tests.perf.journal import ROOT, Journal, new_folder
 HERE = Path(__file__).resolve().parent
 WARM_LIMIT_S = 120.0
 CASE_LIMIT_S = 240.0  # a first call may build a library's kernels with nvcc
+SAME = ("device_name", "source_hash", "torch", "triton")  # of the run that is gone on with and of this process
 # pytest's exit statuses: passed, tests failed, no tests collected
 ENDED = (0, 1, 5)
 
@@ -44,8 +45,12 @@ def main() -> int:
     asked = parser.parse_args()
     ops = asked.op or list(cases.OPS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    folder = asked.run or new_folder(asked.out, machine.facts(cases.PEERS))
+    facts = machine.facts(cases.PEERS)
+    folder = asked.run or new_folder(asked.out, facts)
     journal = Journal(folder.resolve())
+    if other := [name for name in SAME if journal.facts.get(name) != facts[name]]:
+        parser.error(f"--run {folder}: measured with another {', '.join(other)}: start a new run")
+    journal.note.unlink(missing_ok=True)  # what ran when an interrupted run stopped has no row: it is measured again
     environment = os.environ | {"PERF_RUN": str(journal.folder), "PERF_COMPILE": "1" if asked.compile else "0"}
     if asked.seconds:
         environment["PERF_SECONDS"] = str(asked.seconds)

@@ -65,7 +65,7 @@ def _row(benchmark: Any, plan: Callable[[], Plan]) -> dict[str, Any]:
         return {"status": "incorrect", "reason": str(error)}
     except (torch.OutOfMemoryError, MemoryError) as error:
         return {"status": "oom", "reason": one_line(error)}
-    except Exception as error:  # a kernel's own, or that of any library a peer is made of
+    except (Exception, SystemExit) as error:  # a kernel's own, or that of any library a peer is made of
         return {"status": "crashed" if lost() else "error", "reason": one_line(error)}
 
 
