@@ -17,7 +17,7 @@ from typing import Any
 from bench.config import CONFIGS
 from bench.report.material import Material, Rows
 from bench.report.numbers import BLANK, count
-from bench.report.page import Row, Section, Table
+from bench.report.page import Row, Section, Table, trimmed
 
 NOT_MEASURED = "not measured"
 FAILED = ("incorrect", "error", "crashed", "timeout", "oom")
@@ -199,16 +199,16 @@ def section(material: Material) -> Section:
         if measured
         else "No GPU has run the kernels yet: every goal below stands unmeasured, and nothing is claimed."
     )
-    columns = ("op", "part", "held against", ">goal", ">stretch", ">worst shape", "shape", "GPU", "bound", "verdict")
+    columns = ("op", "part", "held against", ">goal", ">stretch", ">worst", "at shape", "GPU", "bound", "verdict")
     return Section(
         id="kernels",
         title="Kernels against the roofline",
         text=(
             (said,),
-            ("Ratios are taken within one run on one GPU. `triton` is ours; a peer is the best public kernel.",),
+            ("Ratios are taken within one run on one GPU: ours (backend triton) against its ceilings and peers.",),
         ),
         tables=(
-            Table("Goals of each op", columns, tuple(line(found) for found in lines)),
+            trimmed(Table("Goals of each op", columns, tuple(line(found) for found in lines))),
             compiled_table(material.compiled),
         ),
     )
