@@ -46,12 +46,11 @@ gpu: setup ## on a GPU host: kernel tests for real, suite quick, the run folder 
 	@$(PY) -m bench run --suite quick --out $(OUT) --pack $(or $(PACK),packed) $(if $(BUDGET),--budget $(BUDGET))
 	@$(PY) -m bench claim --out $(OUT)
 
-perf: setup ## time every op, backend and public kernel installed here, into OUT/kernels/<run>; ARGS='--op NAME --run FOLDER'
-	@$(PY) -m tests.perf --out $(OUT) $(if $(BUDGET),--budget $(BUDGET)) $(ARGS); \
-	  status=$$?; $(if $(PACK),mkdir -p $(PACK) && tar -C $(OUT)/kernels -czf $(PACK)/kernels.tar.gz . ;) exit $$status
+perf: setup ## time every op, backend and public kernel installed here, into OUT/kernels/<run> (a CPU's: OUT/local/kernels); ARGS='--op NAME --run FOLDER'
+	@$(PY) -m tests.perf --out $(OUT) $(if $(BUDGET),--budget $(BUDGET)) $(if $(PACK),--pack $(PACK)) $(ARGS)
 
 tune: setup ## try the kernels' launch candidates on this GPU; writes results/local/tuning.csv and best.csv
-	@$(PY) -m bench tune $(if $(BUDGET),--budget $(BUDGET))
+	@$(PY) -m bench tune $(if $(BUDGET),--budget $(BUDGET)) $(ARGS)
 
 # torch 2.10 and 2.11 for CUDA bring triton 3.6.0: kernels are compiled with it as well as with the one installed
 OLD_TRITON = .aot/triton36
@@ -62,8 +61,8 @@ test-aot36: setup $(OLD_TRITON)/triton/__init__.py ## the ahead-of-time tests wi
 	@PYTHONPATH=$(OLD_TRITON):. TRITON_AOT_TESTS=1 $(PY) -m pytest tests/aot
 
 aot: setup $(OLD_TRITON)/triton/__init__.py ## compile every kernel for sm_80, sm_90, sm_100 with both tritons; rewrites the tables (minutes)
-	@printf '%s\n' 80 90 100 | xargs -P 2 -I{} $(PY) -m tests.aot.table --write --arch {}
-	@printf '%s\n' 80 90 100 | PYTHONPATH=$(OLD_TRITON):. xargs -P 2 -I{} $(PY) -m tests.aot.table --write --arch {}
+	@printf '%s\n' 80 90 100 | xargs -P 2 -I{} $(PY) -m tests.aot.table --write --arch {} $(ARGS)
+	@printf '%s\n' 80 90 100 | PYTHONPATH=$(OLD_TRITON):. xargs -P 2 -I{} $(PY) -m tests.aot.table --write --arch {} $(ARGS)
 
 wheels: setup ## into .wheels: what a host with no network may lack (PYTHON_TARGET=3.12)
 	@$(PY) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(or $(PYTHON_TARGET),3.12) \

@@ -107,14 +107,14 @@ def tune(ops: list[str] | None, budget_s: float | None, say: Callable[[str], Non
     from bench.config import ConfigError
     from bench.kernels.op import architecture, discover, why_not
 
-    reason = why_not("triton")
-
-    if reason or not torch.cuda.is_available():
-        raise TuneError(f"tune needs a CUDA device: {reason or 'the interpreter is never timed'}")
     found = discover()
     unknown = set(ops or ()) - set(found)
     if unknown:
         raise ConfigError(f"--op: no op named {min(unknown)!r}; known: {', '.join(found)}")
+    reason = why_not("triton")
+
+    if reason or not torch.cuda.is_available():
+        raise TuneError(f"tune needs a CUDA device: {reason or 'the interpreter is never timed'}")
     tuning, best = local_tables()
     end = now() + (budget_s or float("inf"))
     here = architecture(torch.device("cuda"))

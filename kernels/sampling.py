@@ -1,5 +1,6 @@
-"""Sampling a token from logits: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2019,
-https://arxiv.org/abs/1904.09751), then a draw from what is left.
+"""Sampling a token from logits: temperature, top-k, top-p, then a draw from what is left; no sort.
+
+Top-p is nucleus sampling (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751), applied to what top-k kept.
 
     keep    = {x_j >= the k-th largest logit}                        ties at the threshold are all kept
     p_j     = exp(x_j / temperature) over keep, normalised

@@ -60,10 +60,9 @@ def test_some_peer_runs_on_a_cpu_and_every_other_says_why_not() -> None:
         assert not set(peer.unchecked) - set(peer.ops)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU they may run")
-@pytest.mark.parametrize("name", sorted(set(PEERS) - {"torch_ops", "torch_weight_only"}))
-def test_peers_for_gpus_are_found_and_do_not_run_here(name: str) -> None:
-    assert PEERS[name].reason
+def test_an_op_that_a_peer_misspells_is_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("def why_not():\n    return None\nOPS = {'rms_nrom': print}")
+    assert found.discover(tmp_path)["odd"].reason == "no op 'rms_nrom' in kernels/"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from bench.kernels.op import names
+
 Thunk = Callable[[], Any]
 Prepare = Callable[[dict[str, Any]], Thunk]
 FOLDER = Path(__file__).resolve().parent
@@ -57,9 +59,10 @@ def _load(path: Path) -> Peer:
     try:
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
+        unknown = sorted(set(module.OPS) - set(names()))
         return Peer(
             name,
-            module.why_not(),
+            f"no op {unknown[0]!r} in kernels/" if unknown else module.why_not(),
             dict(module.OPS),
             dict(getattr(module, "UNCHECKED", {})),
             _version(getattr(module, "PACKAGE", None)),

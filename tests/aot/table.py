@@ -119,7 +119,7 @@ def write(arch: int, rows: dict[tuple[str, ...], dict[str, str]]) -> None:
 def main() -> None:
     """Compile, print, and write where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--op", action="append", help="this op only; again for more")
+    parser.add_argument("--op", action="append", choices=list(discover()), help="this op only; again for more")
     parser.add_argument("--arch", action="append", type=int, choices=ARCHITECTURES)
     parser.add_argument("--write", action="store_true", help="replace the rows of these ops in the table")
     parser.add_argument("--changed", action="store_true", help="believe rows whose source hash still stands")

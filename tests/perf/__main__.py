@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench.__main__ import parse_budget
 from bench.config import ConfigError
+from bench.journal import pack
 from bench.kernel_results import table
 from bench.measure.device import cpu_count
 from tests.perf import cases, ceilings, machine
@@ -42,12 +43,16 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="torch.compile of each reference too: slow")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="where kernels/<run> is made")
     parser.add_argument("--run", type=Path, help="a run folder to go on with")
+    parser.add_argument("--pack", type=Path, help="also pack the run folder as one .tar.gz here")
     asked = parser.parse_args()
     ops = asked.op or list(cases.OPS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     facts = machine.facts(cases.PEERS)
-    folder = asked.run or new_folder(asked.out, facts)
-    journal = Journal(folder.resolve())
+    try:
+        folder = asked.run or new_folder(asked.out, facts)
+        journal = Journal(folder.resolve())
+    except OSError as error:
+        parser.error(f"{asked.run or asked.out}: {error.strerror}: {error.filename}")
     if other := [name for name in SAME if journal.facts.get(name) != facts[name]]:
         parser.error(f"--run {folder}: measured with another {', '.join(other)}: start a new run")
     journal.note.unlink(missing_ok=True)  # what ran when an interrupted run stopped has no row: it is measured again
@@ -61,10 +66,18 @@ def main() -> int:
         plan = [("test_ceilings_perf.py", ops), *(("test_kernels_perf.py", [op]) for op in ops)]
     else:
         plan = [("", ops)]
-    for file, chosen in plan:
-        _finish(HERE / file, journal, environment | {"PERF_OPS": ",".join(chosen)})
+    try:
+        for file, chosen in plan:
+            _finish(HERE / file, journal, environment | {"PERF_OPS": ",".join(chosen)})
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with: make perf ARGS='--run {journal.folder}'", file=sys.stderr)
+        return 130
     rows = journal.derive(machine.gpu(), ceilings.sizes())
     print("", *table(rows), journal.path, sep="\n")
+    if asked.pack:
+        print(f"packed: {pack(journal.folder, asked.pack)}")
+    if time.time() > float(environment.get("PERF_DEADLINE", "inf")):
+        print(f"the budget was spent; the rest: make perf ARGS='--run {journal.folder}'")
     ours = [row for row in rows if row["implementation"] in ("triton", "reference", "compile")]
     return int(any(row["status"] in ("incorrect", "error", "crashed", "timeout") for row in ours))
 
