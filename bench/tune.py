@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import triton
 
 from bench import results
+from bench.config import ConfigError
+from bench.kernels import best, tuning
+from bench.kernels.best import key_of
+from bench.kernels.op import Op, architecture, discover, output_errors, owned, relative_error, tensors, why_not
+from bench.kernels.tuning import asked, text_of, trying
 from bench.measure.clock import CudaTimer, now
 
 MARGIN = 0.02  # below the spread of repeated timings a choice means nothing
@@ -37,18 +44,13 @@ def local_tables() -> tuple[Path, Path]:
 class Run:
     """One side of an op at one set of inputs, with its backward where gradients are asked for."""
 
-    op: Any
+    op: Op
     side: str
     kwargs: dict[str, Any]
 
     def __call__(self) -> tuple[list[Any], list[Any]]:
         """Outputs, and gradients of the inputs that require one."""
-        import torch
-
-        from bench.kernels.op import tensors
-
-        leaves = [self.kwargs[name] for name in self.op.differentiable if self.kwargs.get(name) is not None]
-        leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        leaves = [self.kwargs[name] for name in self.op.leaves(self.kwargs) if self.kwargs[name].requires_grad]
         outputs = tensors(getattr(self.op, self.side)(**self.kwargs))
         if not leaves:
             return outputs, []
@@ -57,15 +59,10 @@ class Run:
 
     def fresh(self) -> tuple[list[Any], list[Any]]:
         """The same on copies of what it writes in place, so that two runs can be compared."""
-        from bench.kernels.op import mapped
-
-        own = {name: mapped(lambda x: x.detach().clone(), self.kwargs[name]) for name in self.op.mutates}
-        return Run(self.op, self.side, self.kwargs | own)()
+        return Run(self.op, self.side, owned(self.op, self.kwargs))()
 
     def error(self, expected: tuple[list[Any], list[Any]]) -> float:
         """The largest error of outputs and gradients against those expected; the op's own measure for choices."""
-        from bench.kernels.op import output_errors, relative_error
-
         outputs, gradients = self.fresh()
         errors = output_errors(self.op, self.kwargs, outputs, expected[0])
         errors += [relative_error(ours, theirs) for ours, theirs in zip(gradients, expected[1], strict=True)]
@@ -81,10 +78,8 @@ def seconds(step: Callable[[], Any]) -> float:
 
 def faster(run: Run, kernel: str, tolerance: float) -> tuple[dict[str, Any], float, float] | None:
     """(change, seconds before, seconds after) of the best candidate that is right, or None where none is faster."""
-    from bench.kernels.tuning import trying
-
     expected, before = run.fresh(), seconds(run)
-    best: tuple[dict[str, Any], float] | None = None
+    fastest: tuple[dict[str, Any], float] | None = None
     for change in run.op.candidates[kernel]:
         with trying(kernel, change):
             try:
@@ -95,34 +90,28 @@ def faster(run: Run, kernel: str, tolerance: float) -> tuple[dict[str, Any], flo
                 if "illegal" in str(error):  # the device is lost to this process
                     raise
                 continue  # too much shared memory or too many registers for this GPU: not a choice
-        if time_s < (best[1] if best else before * (1 - MARGIN)):
-            best = dict(change), time_s
-    return None if best is None else (best[0], before, best[1])
+        if time_s < (fastest[1] if fastest else before * (1 - MARGIN)):
+            fastest = dict(change), time_s
+    return None if fastest is None else (fastest[0], before, fastest[1])
 
 
 def tune(ops: list[str] | None, budget_s: float | None, say: Callable[[str], None]) -> tuple[Path, Path]:
     """Tune these ops (default: all) within the budget and write both tables. Raises TuneError, ConfigError."""
-    import torch
-
-    from bench.config import ConfigError
-    from bench.kernels.op import architecture, discover, why_not
-
     found = discover()
     unknown = set(ops or ()) - set(found)
     if unknown:
         raise ConfigError(f"--op: no op named {min(unknown)!r}; known: {', '.join(found)}")
     reason = why_not("triton")
-
     if reason or not torch.cuda.is_available():
         raise TuneError(f"tune needs a CUDA device: {reason or 'the interpreter is never timed'}")
-    tuning, best = local_tables()
+    launches, choices = local_tables()
     end = now() + (budget_s or float("inf"))
     here = architecture(torch.device("cuda"))
     for name in ops or list(found):
         for shape, size in found[name].shapes.items():
             if now() > end:
                 say(f"budget spent before {name} {shape}: the rest keeps its heuristics")
-                return tuning, best
+                return launches, choices
             if here not in found[name].architectures(size):
                 continue
             try:
@@ -132,26 +121,19 @@ def tune(ops: list[str] | None, budget_s: float | None, say: Callable[[str], Non
                     raise TuneError(f"{name} {shape}: the device is lost: {str(error).splitlines()[0]}") from None
                 say(f"{name} {shape}: left out: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
                 continue
-            merge(tuning, launch_rows, ("device_name", "triton", "kernel", "key"))
-            merge(best, best_rows, ("device_name", "op", "key"))
+            merge(launches, launch_rows, ("device_name", "triton", "kernel", "key"))
+            merge(choices, best_rows, ("device_name", "op", "key"))
             for row in launch_rows:
                 say(f"{row['kernel']} {row['key']}: {row['change']} {row['default_us']} -> {row['tuned_us']} us")
             say(f"{name} {shape}: {' '.join(row['choice'] for row in best_rows)}")
-    return tuning, best
+    return launches, choices
 
 
-def rows_of(name: str, op: Any, size: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def rows_of(name: str, op: Op, size: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the tuning table for one op at one shape, and of the best table: with gradients, and without."""
-    import torch
-    import triton
-
-    from bench.kernels.best import key_of
-    from bench.kernels.tuning import asked, text_of, trying
-
     device, dtype = torch.device("cuda"), torch.bfloat16
     plain = op.inputs(size, dtype, device, torch.Generator(device).manual_seed(0))
-    leaves = {leaf: plain[leaf] for leaf in op.differentiable if plain.get(leaf) is not None}
-    trained = plain | {leaf: x.detach().requires_grad_() for leaf, x in leaves.items()}
+    trained = op.trained(plain)
     common = {"device_name": torch.cuda.get_device_name(), "date": datetime.now(UTC).date().isoformat()}
     ours = Run(op, "triton", trained)
     with asked() as keys:
@@ -166,7 +148,7 @@ def rows_of(name: str, op: Any, size: Any) -> tuple[list[dict[str, Any]], list[d
             row = {"triton": triton.__version__, "kernel": kernel, "key": text_of(key), "change": json.dumps(change)}
             launch_rows.append(common | row | times)
     best_rows = []
-    for kwargs in [plain, trained] if leaves else [plain]:
+    for kwargs in [plain, trained] if op.leaves(plain) else [plain]:
         with ExitStack() as stack:
             for kernel, change in chosen.items():
                 stack.enter_context(trying(kernel, change))
@@ -181,8 +163,6 @@ def rows_of(name: str, op: Any, size: Any) -> tuple[list[dict[str, Any]], list[d
 
 def merge(path: Path, rows: list[dict[str, Any]], key: tuple[str, ...]) -> None:
     """Put rows into a table, in place of those with the same key."""
-    from bench.kernels import best, tuning
-
     columns = dict.fromkeys(tuning.COLUMNS if "kernel" in key else best.COLUMNS, ("s", ""))
     kept = results.read_rows(path, columns) if path.is_file() else []
     fresh = {tuple(str(row[name]) for name in key) for row in rows}

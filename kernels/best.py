@@ -10,7 +10,6 @@ user's own, written by `python -m bench tune`, in `results/local/best.csv`, and 
 
 from __future__ import annotations
 
-import csv
 import functools
 import inspect
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from bench.kernels.op import Op, tensors
-from bench.kernels.tuning import ROOT
+from bench.kernels.tuning import ROOT, rows_of
 
 COLUMNS = ("device_name", "op", "key", "choice", "triton_us", "reference_us", "run", "date")
 SIDES = ("triton", "reference")
@@ -56,14 +55,11 @@ def _shape(x: torch.Tensor) -> str:
 def choices(device_name: str) -> dict[tuple[str, str], str]:
     """(op, key) -> triton or reference, for one GPU by its exact name. Raises ValueError for another word."""
     table = {}
-    for path in (ROOT / "configs" / "best.csv", ROOT / "results" / "local" / "best.csv"):
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as handle:
-                for row in csv.DictReader(handle):
-                    if row["choice"] not in SIDES:
-                        raise ValueError(f"{path}: choice: expected triton or reference, got {row['choice']!r}")
-                    if row["device_name"] == device_name:
-                        table[row["op"], row["key"]] = row["choice"]
+    for path, row in rows_of(ROOT / "configs" / "best.csv", ROOT / "results" / "local" / "best.csv"):
+        if row["choice"] not in SIDES:
+            raise ValueError(f"{path}: choice: expected triton or reference, got {row['choice']!r}")
+        if row["device_name"] == device_name:
+            table[row["op"], row["key"]] = row["choice"]
     return table
 
 

@@ -62,6 +62,14 @@ class Op:
         default_factory=lambda: {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
     )
 
+    def leaves(self, inputs: Mapping[str, Any]) -> list[str]:
+        """Names of the differentiable inputs that are given here."""
+        return [name for name in self.differentiable if inputs.get(name) is not None]
+
+    def trained(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs with those a gradient flows to as leaves that ask for one."""
+        return inputs | {name: inputs[name].detach().requires_grad_() for name in self.leaves(inputs)}
+
 
 def names() -> list[str]:
     """Stems of the files in this folder that hold an op, sorted."""
@@ -155,10 +163,16 @@ def compiled(backend: str, step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
-    """RMS error over RMS of the reference, in float64. NaN or a wrong shape gives NaN or raises, never a pass."""
+    """RMS error over RMS of the reference, in float64; of whole numbers 0 where all are equal, else 1.
+
+    NaN or a wrong shape gives NaN or raises ValueError, never a pass.
+    """
     if value.shape != reference.shape:
         raise ValueError(f"shape {tuple(value.shape)} is not the reference's {tuple(reference.shape)}")
-    truth = reference.detach().to(value.device).double()  # on the value's device: gradients can be gigabytes
+    truth = reference.detach().to(value.device)  # on the value's device: gradients can be gigabytes
+    if not (value.is_floating_point() and truth.is_floating_point()):
+        return float(value.dtype != truth.dtype or not torch.equal(value, truth))
+    truth = truth.double()
     return float((value.detach().double() - truth).norm() / truth.norm().clamp_min(1e-30))
 
 
@@ -185,11 +199,13 @@ def widened(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: mapped(wide, value) for name, value in inputs.items()}
 
 
+def owned(op: Op, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs, with copies of those the op writes in place: two runs on them can be compared."""
+    return inputs | {name: mapped(lambda x: x.detach().clone(), inputs[name]) for name in op.mutates}
+
+
 def output_errors(op: Op, inputs: dict[str, Any], outputs: Any, truth: Any) -> list[float]:
-    """Error of each output against the oracle's: exact for whole numbers, else relative; or by the op's own measure."""
+    """`relative_error` of each output against the oracle's; or one number by the op's own measure."""
     if op.error is not None:
         return [op.error(tuple(tensors(outputs)), widened(inputs))]
-    return [
-        relative_error(ours, wide) if wide.is_floating_point() else float(not torch.equal(ours.cpu(), wide.cpu()))
-        for ours, wide in zip(tensors(outputs), tensors(truth), strict=True)
-    ]
+    return [relative_error(ours, wide) for ours, wide in zip(tensors(outputs), tensors(truth), strict=True)]

@@ -51,15 +51,17 @@ def text_of(key: Key) -> str:
 @functools.cache
 def _table(device_name: str) -> dict[tuple[str, str], dict[str, Any]]:
     """(kernel, key) -> change, for one GPU by its exact name; later files replace earlier ones."""
-    files = [*sorted((ROOT / "configs" / "tuning").glob("*.csv")), ROOT / "results" / "local" / "tuning.csv"]
-    table = {}
-    for path in files:
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as handle:
-                for row in csv.DictReader(handle):
-                    if row["device_name"] == device_name and row["triton"] == triton.__version__:
-                        table[row["kernel"], row["key"]] = json.loads(row["change"])
-    return table
+    committed = sorted((ROOT / "configs" / "tuning").glob("*.csv"))
+    ours = {"device_name": device_name, "triton": triton.__version__}.items()
+    found = rows_of(*committed, ROOT / "results" / "local" / "tuning.csv")
+    return {(row["kernel"], row["key"]): json.loads(row["change"]) for _, row in found if ours <= row.items()}
+
+
+def rows_of(*paths: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Each row of those tables that are there, with its file."""
+    for path in filter(Path.is_file, paths):
+        with path.open(newline="", encoding="utf-8") as handle:
+            yield from ((path, row) for row in csv.DictReader(handle))
 
 
 @contextmanager

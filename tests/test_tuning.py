@@ -195,7 +195,5 @@ def test_every_candidate_is_of_a_kernel_that_asks(name: str) -> None:
     with tuning.asked() as keys:
         for shape in op.test_shapes.values():
             kwargs = op.inputs(shape, torch.float16, DEVICE, torch.Generator(DEVICE).manual_seed(0))
-            leaves = [leaf for leaf in op.differentiable if kwargs.get(leaf) is not None]
-            kwargs |= {leaf: kwargs[leaf].detach().requires_grad_() for leaf in leaves}
-            tune.Run(op, "triton", kwargs)()
+            tune.Run(op, "triton", op.trained(kwargs))()
     assert set(op.candidates) <= set(keys)

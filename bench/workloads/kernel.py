@@ -12,7 +12,7 @@ import torch
 
 from bench.config import Workload
 from bench.kernels.best import ran
-from bench.kernels.op import compiled, discover, load, mapped, output_errors, widened
+from bench.kernels.op import compiled, discover, load, output_errors, owned, widened
 from bench.model.transformer import DTYPES
 
 CACHE_BYTES = 256 << 20  # more than twice the largest last-level cache of the GPUs in configs/gpus
@@ -40,18 +40,14 @@ class Kernel:
 
     def _inputs(self, seed: int) -> dict[str, Any]:
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        inputs = self.op.inputs(self.shape, self.dtype, self.device, generator)
-        for name in self.op.differentiable:  # the form training runs: what backward needs is computed and written
-            if inputs.get(name) is not None:
-                inputs[name].requires_grad_()
-        return inputs
+        # the form training runs: what backward needs is computed and written
+        return self.op.trained(self.op.inputs(self.shape, self.dtype, self.device, generator))
 
     @torch.no_grad()
     def check(self) -> tuple[float, float, str]:
         inputs = self._inputs(1)
         truth = None if self.op.error else self.op.reference(**widened(inputs))
-        own = inputs | {name: mapped(torch.clone, inputs[name]) for name in self.op.mutates}
-        error = max(output_errors(self.op, inputs, self.call(**own), truth))
+        error = max(output_errors(self.op, inputs, self.call(**owned(self.op, inputs)), truth))
         return error, self.op.tolerance[self.dtype], f"{self.workload.op} {self.workload.shape}"
 
     def ops_ran(self) -> str | None:

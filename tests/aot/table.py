@@ -49,8 +49,8 @@ def step(op: Op, shape: Shape, device: str, dtype: torch.dtype = torch.bfloat16)
     """One forward and, where there is one, backward call of the launcher; and the forward that keeps no gradient."""
     generator = torch.Generator().manual_seed(0)
     kwargs = op.inputs(shape, dtype, torch.device(device), generator)
-    leaves = [name for name in op.differentiable if kwargs.get(name) is not None]
-    kwargs |= {name: kwargs[name].detach().requires_grad_() for name in leaves}
+    leaves = op.leaves(kwargs)
+    kwargs = op.trained(kwargs)
     outputs = [x for x in tensors(op.triton(**kwargs)) if x.requires_grad]
     if leaves:
         pull = [torch.ones_like(x) for x in outputs]

@@ -10,7 +10,7 @@ import torch
 from bench.kernels.attention import OP, attention, lengths, pairs
 from bench.kernels.op import widened
 from bench.kernels.tuning import trying
-from tests.ops.harness import DEVICE, check, check_formula, f32, run
+from tests.ops.harness import DEVICE, check, check_formula, f32, far_heads, run
 
 TOLERANCE = OP.tolerance[torch.float16]
 
@@ -129,20 +129,6 @@ def test_memory_no_descriptor_can_describe(generator: torch.Generator) -> None:
     agrees(kwargs | {"q": wide[..., 3:]})
     agrees(kwargs | {"k": kwargs["k"][:, :, :1].expand(-1, -1, 2, -1)})
     agrees(kwargs | {"v": torch.randn((70, 2, 2, 16), device=DEVICE, generator=generator).half().transpose(0, 1)})
-
-
-def far_heads(x: torch.Tensor) -> torch.Tensor:
-    """x with its heads, the dimension before the last, 2³⁰ elements apart: the third is past 32 bits.
-
-    Untouched memory costs nothing on a CPU; the 2³¹ elements before x are where a wrapped offset would lead.
-    """
-    memory = torch.empty_strided((2**32 + 2**16,), (1,), dtype=x.dtype, device=x.device)
-    outer, step = [], x.shape[-1]
-    for size in reversed(x.shape[:-2]):
-        outer.insert(0, step)
-        step *= size
-    assert step <= 2**12 and x.shape[-2] == 3
-    return memory[2**31 :].as_strided(x.shape, (*outer, 2**30 + 1024, 1)).copy_(x)
 
 
 def test_offsets_of_heads_pass_32_bits(generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from bench.kernels.kv_append import FP8, OP
 from bench.kernels.op import assume
-from tests.ops.harness import CUDA, DEVICE, check_formula, copied, f32, long
+from tests.ops.harness import CUDA, DEVICE, check_formula, copied, f32, far_heads, long
 
 
 def brute_kv_append(
@@ -116,20 +116,6 @@ def test_contiguous_caches_are_blocks_of_one_sequence(generator: torch.Generator
     assert torch.equal(k_cache[sequence, position], packed[:, 2:4])
     assert torch.equal(v_cache[sequence, position], packed[:, 4:])
     assert int((k_cache != 0).sum()) == batch * 32
-
-
-def far_heads(x: torch.Tensor) -> torch.Tensor:
-    """x with its heads, the dimension before the last, 2³⁰ elements apart: the third is past 32 bits.
-
-    Untouched memory costs nothing on a CPU; the 2³¹ elements before x are where a wrapped offset would lead.
-    """
-    memory = torch.empty_strided((2**32 + 2**16,), (1,), dtype=x.dtype, device=x.device)
-    outer, step = [], x.shape[-1]
-    for size in reversed(x.shape[:-2]):
-        outer.insert(0, step)
-        step *= size
-    assert step <= 2**12 and x.shape[-2] == 3
-    return memory[2**31 :].as_strided(x.shape, (*outer, 2**30 + 1024, 1)).copy_(x)
 
 
 @pytest.mark.parametrize("far", ["k", "k_cache"])

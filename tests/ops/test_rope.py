@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.kernels.rope import OP
-from tests.ops.harness import DEVICE, check_formula, f32
+from tests.ops.harness import DEVICE, check_formula, f32, far_heads
 
 
 def brute_rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
@@ -39,20 +39,6 @@ def test_launcher_refuses(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"^rope: ") as caught:
         OP.triton(*arguments)
     assert "\n" not in str(caught.value)
-
-
-def far_heads(x: torch.Tensor) -> torch.Tensor:
-    """x with its heads, the dimension before the last, 2³⁰ elements apart: the third is past 32 bits.
-
-    Untouched memory costs nothing on a CPU; the 2³¹ elements before x are where a wrapped offset would lead.
-    """
-    memory = torch.empty_strided((2**32 + 2**16,), (1,), dtype=x.dtype, device=x.device)
-    outer, step = [], x.shape[-1]
-    for size in reversed(x.shape[:-2]):
-        outer.insert(0, step)
-        step *= size
-    assert step <= 2**12 and x.shape[-2] == 3
-    return memory[2**31 :].as_strided(x.shape, (*outer, 2**30 + 1024, 1)).copy_(x)
 
 
 def test_offsets_of_heads_pass_32_bits(generator: torch.Generator) -> None:

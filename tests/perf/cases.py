@@ -19,6 +19,7 @@ from bench.kernels.op import (
     architecture,
     compiled,
     discover,
+    owned,
     relative_error,
     tensors,
     widened,
@@ -26,7 +27,6 @@ from bench.kernels.op import (
 from bench.kernels.op import why_not as why_no_backend
 from bench.peers.found import Peer, Prepare, Unsupported, one_line
 from bench.peers.found import discover as discover_peers
-from tests.ops.harness import copied
 from tests.perf.journal import setting
 from tests.perf.machine import PRECISION
 
@@ -156,14 +156,7 @@ def inputs(case: Case, seed: int, size: Shape | None = None) -> dict[str, Any]:
     op = OPS[case.op]
     generator = torch.Generator(DEVICE).manual_seed(seed)
     made = op.inputs(size or shapes(op)[case.shape], DTYPE, DEVICE, generator)
-    if case.part == "forward":
-        return made
-    return made | {name: made[name].detach().requires_grad_() for name in leaves(op, made)}
-
-
-def leaves(op: Op, made: dict[str, Any]) -> list[str]:
-    """Names of the inputs that have a gradient here."""
-    return [name for name in op.differentiable if made.get(name) is not None]
+    return made if case.part == "forward" else op.trained(made)
 
 
 def dtype_of(made: dict[str, Any]) -> str:
@@ -195,7 +188,7 @@ def step(case: Case, thunk: Callable[[], Any], made: dict[str, Any]) -> Callable
                 return thunk()
 
         return forward
-    wanted = [made[name] for name in leaves(OPS[case.op], made)]
+    wanted = [made[name] for name in OPS[case.op].leaves(made)]
     first = differentiable(thunk())
     pull = _pull(first, seed=0)
     if case.part == "backward":
@@ -272,12 +265,14 @@ def _check_at(case: Case, prepare: Prepare, name: str, size: Shape) -> Check:
     if key not in _truth:
         _truth.clear()
         _truth[key] = [] if op.error else _results(case, op.reference, widened(made))
-    own = made | copied({name: made[name] for name in op.mutates})
-    results = _results(case, lambda **own: prepare(own)(), own)
+    results = _results(case, lambda **own: prepare(own)(), owned(op, made))
     if op.error:
         error = op.error(tuple(results), widened(made))
     else:
-        error = max(distance(ours, wide) for ours, wide in zip(results, _truth[key], strict=True))
+        try:
+            error = max(relative_error(ours, wide) for ours, wide in zip(results, _truth[key], strict=True))
+        except ValueError as wrong:  # a shape, or one output more or fewer
+            raise Incorrect(str(wrong)) from None
     tolerance = op.tolerance[DTYPE]
     if not error <= tolerance:  # NaN is no number below it
         raise Incorrect(f"relative error {error:.3g} against float64 at {name}, {tolerance:.3g} allowed")
@@ -289,19 +284,9 @@ def _results(case: Case, function: Callable[..., Any], made: dict[str, Any]) -> 
     if case.part == "forward":
         with torch.no_grad():
             return tensors(function(**made))
-    names = leaves(OPS[case.op], made)
-    made = made | {name: made[name].detach().requires_grad_() for name in names}
+    names = OPS[case.op].leaves(made)
+    made = OPS[case.op].trained(made)
     outputs = tensors(function(**made))
     flowing = differentiable(outputs)
     gradients = torch.autograd.grad(flowing, [made[name] for name in names], _pull(flowing, seed=1))
     return [x.detach() for x in (*outputs, *gradients)]
-
-
-def distance(value: torch.Tensor, truth: torch.Tensor) -> float:
-    """RMS error over RMS of the truth, on the device; whole numbers must be equal. Raises Incorrect on a shape."""
-    if not truth.is_floating_point():
-        return float(not torch.equal(value.to(truth.dtype), truth))
-    try:
-        return relative_error(value, truth)
-    except ValueError as error:
-        raise Incorrect(str(error)) from None

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from triton.runtime.jit import JITFunction
 
-from bench.config import Gpu, load_all
+from bench.config import Gpu, load
 from bench.measure import device
 from bench.peers.found import Peer
+from bench.plan import gpu_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = torch.cuda.is_available()
@@ -82,8 +83,8 @@ def lost() -> bool:
 
 def gpu() -> Gpu | None:
     """The config that names this device exactly; None on a CPU or where there is none."""
-    name = torch.cuda.get_device_name() if CUDA else ""
-    return next((gpu for gpu in load_all(Gpu).values() if name in gpu.device_names), None)
+    key = gpu_key(torch.cuda.get_device_name()) if CUDA else None
+    return load(Gpu, key) if key else None
 
 
 def source_hash() -> str:
