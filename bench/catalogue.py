@@ -10,18 +10,27 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import config
-from bench.config import ConfigError, Gpu, Model, Suite, Workload
+from bench.architecture import Model
+from bench.config import ConfigError, Gpu, Suite
+from bench.workload import Workload
 
 Line = tuple[str, ...]
 
 
 def models() -> tuple[Line, list[Line]]:
-    """Models, and why one does not run yet."""
-    lines: list[Line] = [
-        (key, m.name, size(m.total_params), size(m.active_matmul_params), m.not_runnable or "runs")
+    """Models, and what their layers are."""
+    return ("key", "name", "parameters", "per token", "layers"), [
+        (key, m.name, size(m.total_params), size(m.active_matmul_params), layers(m))
         for key, m in config.load_all(Model).items()
     ]
-    return ("key", "name", "parameters", "per token", "here"), sorted(lines, key=lambda line: line[-1] != "runs")
+
+
+def layers(m: Model) -> str:
+    """61: 3 dense, 58 of 256 experts (top 8)."""
+    dense = m.layers - m.moe_layers
+    parts = [f"{dense} dense"] * bool(dense)
+    parts += [f"{m.moe_layers} of {m.experts} experts (top {m.top_k})"] * bool(m.moe_layers)
+    return ", ".join(parts)
 
 
 def size(count: int) -> str:

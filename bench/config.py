@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BACKENDS = ("reference", "compile", "triton", "best")  # as kernels/op.py has them
+PEERS = Path(__file__).resolve().parent / "peers" / "train"  # each file that builds a model is a backend of training
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp4")
 T = TypeVar("T")
 
@@ -133,6 +134,12 @@ def load_all(kind: type[T]) -> dict[str, T]:
     return {key: load(kind, key) for key in keys(kind)}
 
 
+def training_peers() -> tuple[str, ...]:
+    """Backends `peer:<file>`: the files of bench/peers/train that build a whole model. Torch is not imported."""
+    found = sorted(path.stem for path in PEERS.glob("*.py") if "\ndef build(" in path.read_text(encoding="utf-8"))
+    return tuple(f"peer:{stem}" for stem in found)
+
+
 def require(holds: bool, key: str, expected: str) -> None:
     """A rule of a config: raises ValueError("key: expected ...") where it does not hold."""
     if not holds:
@@ -140,71 +147,6 @@ def require(holds: bool, key: str, expected: str) -> None:
 
 
 # ---------------------------------------------------------------- the kinds of the measuring half
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """An architecture: numbers only. Sizes are counts; `ffn` is one expert's width in MoE layers' `ffn_expert`."""
-
-    FOLDER: ClassVar[str] = "models"
-    key: str = ""
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    ffn: int | None = None  # width of the dense MLP; None where every layer is MoE
-    mlp: str = "swiglu"  # or gelu
-    norm: str = "rmsnorm"  # or layernorm
-    norm_eps: float = 1e-5
-    attention: str = "gqa"  # mha | gqa | mla
-    rope_theta: float | None = None  # None: learned positions
-    rope_scaling: str | None = None
-    max_positions: int
-    tie_embeddings: bool
-    qk_norm: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    attention_sinks: bool = False
-    sliding_window: int | None = None
-    window_every: int | None = None  # the window holds on every n-th layer, from the first
-    moe_layers: int = 0
-    experts: int = 0
-    top_k: int = 0
-    shared_experts: int = 0
-    ffn_expert: int | None = None
-    router_bias: bool = False
-    q_lora_rank: int | None = None
-    kv_lora_rank: int | None = None
-    qk_nope_head_dim: int | None = None
-    qk_rope_head_dim: int | None = None
-    v_head_dim: int | None = None
-    total_params: int  # as the shapes file states it; a test counts it again
-    active_matmul_params: int  # multiplied once per token: LM head in, embedding look-up out
-    source: str
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "max_positions"):
-            require(getattr(self, name) > 0, name, f"a positive count, got {getattr(self, name)}")
-        require(self.heads % self.kv_heads == 0, "kv_heads", f"a divisor of heads = {self.heads}")
-        require(self.attention in ("mha", "gqa", "mla"), "attention", "mha, gqa or mla")
-        require(self.moe_layers <= self.layers, "moe_layers", f"at most layers = {self.layers}")
-
-    @property
-    def not_runnable(self) -> str | None:
-        """Why transformer.py cannot run this shape yet, or None."""
-        if self.moe_layers:
-            return "mixture of experts: no grouped matmul yet"
-        if self.attention == "mla":
-            return "latent attention (MLA): not written yet"
-        if self.norm != "rmsnorm" or self.mlp != "swiglu" or self.rope_theta is None:
-            return "needs RMSNorm, SwiGLU and rotary positions"
-        if self.attention_bias or self.mlp_bias or self.attention_sinks or self.sliding_window:
-            return "biases, sinks and sliding windows: not written yet"
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,39 +173,6 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """One phase with its sizes. Tokens are per sequence; `batch_size` counts sequences (of a micro-batch in training).
-
-    decode: contexts spread evenly from `input_tokens` to `input_tokens + output_tokens`. kernel: `op` at its `shape`.
-    """
-
-    FOLDER: ClassVar[str] = "workloads"
-    key: str = ""
-    phase: str  # a file in bench/workloads
-    precision: str
-    batch_size: int = 1
-    input_tokens: int = 0
-    output_tokens: int = 0
-    gradient_accumulation: int = 1
-    op: str | None = None
-    shape: str | None = None
-    tolerance: float | None = None  # relative error of the check against float64; None: by precision
-    source: str  # why these sizes
-
-    def __post_init__(self) -> None:
-        phases = sorted(p.stem for p in (Path(__file__).parent / "workloads").glob("[a-z]*.py"))
-        require(self.phase in phases, "phase", f"one of {', '.join(phases)}, got {self.phase!r}")
-        require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
-        for name in ("batch_size", "gradient_accumulation"):
-            require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
-        least = 0 if self.phase in ("kernel", "ceiling") else 1
-        require(self.input_tokens >= least, "input_tokens", f"at least {least}, got {self.input_tokens}")
-        require(self.output_tokens >= 0, "output_tokens", f"a count, got {self.output_tokens}")
-        allowed = self.tolerance is None or 0 < self.tolerance <= 0.1
-        require(allowed, "tolerance", f"above 0 and at most 0.1, got {self.tolerance}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Group:
     """Cells of a suite: every model x workload x backend. No models: a cell that needs none (kernel, ceiling)."""
 
@@ -280,7 +189,8 @@ class Group:
         require(self.limit_s > 0, "limit_s", f"a positive time, got {self.limit_s}")
         require(bool(self.workloads) and bool(self.backends), "workloads", "at least one, and at least one backend")
         for backend in self.backends:
-            require(backend in BACKENDS, "backends", f"each one of {', '.join(BACKENDS)}, got {backend!r}")
+            known = training_peers() if backend.startswith("peer:") else BACKENDS
+            require(backend in known, "backends", f"each one of {', '.join(known)}, got {backend!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +202,7 @@ class Suite:
     device: str  # cpu | cuda
     budget_s: float
     about: str
+    on_cpu: str | None = None  # the suite that runs in this one's place where there is no CUDA device
     groups: tuple[Group, ...] = field(default=())
 
     def __post_init__(self) -> None:

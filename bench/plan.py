@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import config
-from bench.config import Gpu, Group, Model, Suite, Workload
+from bench.architecture import Model
+from bench.config import Gpu, Group, Suite
 from bench.model import accounting, memory
+from bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURING_HALF = ("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py")
@@ -82,12 +84,13 @@ def _cells_of(group: Group, model: Model | None, workload: Workload, backend: st
 
     if model is None:
         return [cell(None, None)]
-    if model.not_runnable:
-        return [cell(None, model.not_runnable)]
-    depths = memory.depths(model, workload, memory_bytes)
+    try:
+        depths = memory.depths(model, workload, memory_bytes)
+    except ValueError as error:  # its experts do not divide
+        return [cell(None, f"{workload.key} with {model.key}: {error}")]
     if not depths:
         need = memory.needed_bytes(model, workload) / 1e9
-        return [cell(None, f"needs about {need:.0f} GB, and fewer than four layers fit in {memory_bytes / 1e9:.0f} GB")]
+        return [cell(None, f"needs about {need:.0f} GB, and not even a slice fits in {memory_bytes / 1e9:.0f} GB")]
     return [cell(depth, None) for depth in depths]
 
 

@@ -78,6 +78,13 @@ CELLS: dict[str, tuple[str, str]] = {
     "check_shape": ("s", "the shape the check ran at"),
     "started_at": ("s", "UTC, ISO 8601"),
     "ops_ran": ("s", "backend best: which side each op took, such as matmul=reference rms_norm=triton"),
+    "expert_parallel": (
+        "i",
+        "the experts that ran are one GPU's share of this many; its rate is never a whole model's",
+    ),
+    "expert_load": ("f", "tokens of the busiest expert over the mean, where routing is drawn"),
+    "rollout_s_median": ("f", "rl_step: the part of a step spent generating answers, inference booked as training"),
+    "scoring_s_median": ("f", "rl_step: the part spent scoring them; the rest is the policy's update"),
 }
 SAMPLES: dict[str, tuple[str, str]] = {
     "cell": ("s", "key of the cell"),

@@ -10,6 +10,9 @@ logit a head in the softmax's denominator, without a value (gpt-oss, https://arx
 
     p = exp(s) / (exp(sink) + Σ exp(s)),   dsink = -Σ p_sink · delta
 
+Queries and keys may be wider than values by a tail, as multi-head latent attention has them, whose tail carries the
+positions (DeepSeek-V2, https://arxiv.org/abs/2405.04434): s = q[:d] · k[:d]ᵀ + q[d:] · k[d:]ᵀ.
+
 Scores live only in registers. The softmax is base 2 with log2(e) folded into the scale, because the
 hardware's exponential is base 2; `lse` is the base-2 log-sum-exp of a row, from which backward recomputes p.
 Kernels: attention_forward.py, attention_backward.py.
@@ -28,6 +31,7 @@ from bench.kernels.attention_forward import Call, forward
 from bench.kernels.op import Op, Shape
 
 HEAD_DIMS = (16, 32, 64, 128)
+TAILS = (0, 16, 32, 64)  # by how much queries and keys may be wider than values
 # float64 is for the reference: the kernels take exponentials and sums in fp32
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,12 +46,12 @@ def reference(
     cu_seqlens: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """q (B, T, nq, d), k and v (B, T, nkv, d), sinks (nq,) -> o (B, T, nq, d).
+    """q (B, T, nq, d + tail), k (B, T, nkv, d + tail), v (B, T, nkv, d), sinks (nq,) -> o (B, T, nq, d).
 
     cu_seqlens (n + 1,) int32: where the documents begin in the B · T tokens laid end to end, first 0, last B · T;
     every sequence of the batch begins one.
     """
-    shape = q.shape
+    shape = (*q.shape[:3], v.shape[3])
     if cu_seqlens is not None:
         q, k, v = (x.flatten(0, 1)[None] for x in (q, k, v))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -109,7 +113,7 @@ def attention(
 ) -> torch.Tensor:
     """As `reference`. q, k, v may be slices of a packed projection: only d must be contiguous."""
     _refuse_tensors(q, k, v)
-    batch, length, heads, d = q.shape
+    batch, length, heads, width = q.shape
     if window is not None and window < 1:
         raise ValueError(f"attention: want a window of at least 1, got {window}")
     if scale is not None and not scale > 0:
@@ -131,17 +135,19 @@ def attention(
         starts, ends = cu_seqlens[document - 1], cu_seqlens[document]
     # a window that holds everything is none
     narrowed = 0 if window is None or window >= q.shape[1] else window
-    out = _Attention.apply(q, k, v, sinks, starts, ends, narrowed, d**-0.5 if scale is None else float(scale))
-    return out.view(batch, length, heads, d)
+    out = _Attention.apply(q, k, v, sinks, starts, ends, narrowed, width**-0.5 if scale is None else float(scale))
+    return out.view(batch, length, heads, v.shape[3])
 
 
 def _refuse_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2]:
+    if q.dim() != 4 or k.dim() != 4 or k.shape[:3] != v.shape[:3] or q.shape[:2] != k.shape[:2]:
         raise ValueError(f"attention: want (B, T, heads, d), got {q.shape}, {k.shape}, {v.shape}")
     if q.numel() == 0 or k.numel() == 0 or q.shape[2] % k.shape[2]:
         raise ValueError(f"attention: {q.shape[2]} query heads do not divide over {k.shape[2]} key heads")
-    if q.shape[3] not in HEAD_DIMS or k.shape[3] != q.shape[3]:
-        raise ValueError(f"attention: d must be one of {HEAD_DIMS}, got {q.shape[3]} and {k.shape[3]}")
+    d, tail = v.shape[3], q.shape[3] - v.shape[3]
+    if d not in HEAD_DIMS or tail not in TAILS or k.shape[3] != q.shape[3]:
+        sizes = f"{q.shape[3]}, {k.shape[3]} and {d}"
+        raise ValueError(f"attention: d must be one of {HEAD_DIMS}, q and k wider by one of {TAILS}, got {sizes}")
     if q.dtype not in DTYPES or not (q.dtype == k.dtype == v.dtype):
         raise ValueError(f"attention: want one of float32/16, bfloat16 for all, got {q.dtype}, {k.dtype}, {v.dtype}")
     if not (q.device == k.device == v.device):
@@ -165,10 +171,11 @@ def lengths(shape: Shape) -> list[int]:
 
 
 def inputs(shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
-    """Slices of one packed projection, as in the model."""
-    batch, length, nq, nkv, d = (shape[key] for key in ("B", "T", "nq", "nkv", "d"))
-    packed = torch.randn((batch, length, nq + 2 * nkv, d), device=device, generator=generator)
+    """Slices of one packed projection, as in the model; with a tail v is a slice of its own."""
+    batch, length, nq, nkv, d, tail = (shape.get(key, 0) for key in ("B", "T", "nq", "nkv", "d", "tail"))
+    packed = torch.randn((batch, length, nq + 2 * nkv, d + tail), device=device, generator=generator)
     q, k, v = packed.to(dtype).split((nq, nkv, nkv), 2)
+    v = v[..., :d]
     made: dict[str, Any] = {"q": q, "k": k, "v": v, "window": shape.get("window"), "sinks": None, "cu_seqlens": None}
     if shape.get("sinks"):
         made["sinks"] = torch.randn((nq,), device=device, generator=generator).to(dtype)
@@ -187,26 +194,26 @@ def pairs(shape: Shape) -> float:
 
 def flops(shape: Shape) -> int:
     """Two matmuls over the visible pairs."""
-    return int(4 * shape["nq"] * shape["d"] * pairs(shape))
+    return int((4 * shape["d"] + 2 * shape.get("tail", 0)) * shape["nq"] * pairs(shape))
 
 
 def least_bytes(shape: Shape, element: int) -> int:
     """Read q, k and v once, write o; fp32 lse."""
     tokens = shape["B"] * shape["T"]
-    heads = 2 * shape["nq"] + 2 * shape["nkv"]
-    return tokens * (heads * shape["d"] * element + 4 * shape["nq"])
+    heads = shape["nq"] + shape["nkv"]
+    return tokens * (heads * (2 * shape["d"] + shape.get("tail", 0)) * element + 4 * shape["nq"])
 
 
 def backward_flops(shape: Shape) -> int:
     """Five matmuls for the forward's two (FlashAttention's convention): s and dp again, dv, dk, dq."""
-    return flops(shape) * 5 // 2
+    return int((10 * shape["d"] + 6 * shape.get("tail", 0)) * shape["nq"] * pairs(shape))
 
 
 def backward_bytes(shape: Shape, element: int) -> int:
     """Read q, k, v, o, do and lse, write dq, dk, dv."""
     tokens = shape["B"] * shape["T"]
-    heads = 4 * shape["nq"] + 4 * shape["nkv"]
-    return tokens * (heads * shape["d"] * element + 4 * shape["nq"])
+    heads = 2 * shape["nq"] + 2 * shape["nkv"]
+    return tokens * (heads * (2 * shape["d"] + shape.get("tail", 0)) * element + 4 * shape["nq"])
 
 
 LLAMA_3_2_1B = {"nq": 32, "nkv": 8, "d": 64}
@@ -224,6 +231,7 @@ OP = Op(
         "qwen3_0_6b_train": {"B": 4, "T": 2048, "nq": 16, "nkv": 8, "d": 128},
         "gpt_oss_20b_window": {**GPT_OSS_20B, "window": 128},
         "gpt_oss_20b_full": GPT_OSS_20B,
+        "deepseek_v3_train": {"B": 1, "T": 4096, "nq": 128, "nkv": 128, "d": 128, "tail": 64},
     },
     test_shapes={
         "group_of_2": {"B": 2, "T": 80, "nq": 4, "nkv": 2, "d": 64},
@@ -238,6 +246,8 @@ OP = Op(
         "packed": {"B": 2, "T": 235, "nq": 1, "nkv": 1, "d": 32, "ragged": 1},
         "equal_documents": {"B": 2, "T": 128, "nq": 1, "nkv": 1, "d": 16, "documents": 4},
         "everything": {"B": 2, "T": 75, "nq": 8, "nkv": 1, "d": 16, "window": 29, "sinks": 1, "ragged": 1},
+        "tail": {"B": 2, "T": 70, "nq": 4, "nkv": 2, "d": 32, "tail": 16},
+        "tail_everything": {"B": 2, "T": 75, "nq": 2, "nkv": 1, "d": 16, "tail": 64, "window": 29, "ragged": 1},
         "wide_window_packed": {"B": 1, "T": 310, "nq": 2, "nkv": 1, "d": 128, "window": 270, "ragged": 1},
     },
     flops=flops,

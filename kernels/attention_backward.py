@@ -68,9 +68,9 @@ def past_query(key, ends_ptr, T, WINDOW: tl.constexpr, PACKED: tl.constexpr):
 
 @triton.jit
 def _backward_kv(
-    q_in, k_in, v_in, do_in, lse_ptr, delta_ptr, ends_ptr, dk_ptr, dv_ptr, scale, T, NQ,
+    q_in, k_in, v_in, q_tail_in, k_tail_in, do_in, lse_ptr, delta_ptr, ends_ptr, dk_ptr, dv_ptr, scale, T, NQ,
     q_stride_b, q_stride_t, q_stride_h, k_stride_b, k_stride_t, k_stride_h, v_stride_b, v_stride_t, v_stride_h,
-    GROUP: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, TAIL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     # the first keys are seen by the most queries: they start first
@@ -80,6 +80,9 @@ def _backward_kv(
     k = load_tile(k_in, b, kv_head, first, k_stride_b, k_stride_t, k_stride_h, T, True, N, D, TMA)
     v = load_tile(v_in, b, kv_head, first, v_stride_b, v_stride_t, v_stride_h, T, True, N, D, TMA)
     dk = tl.zeros((N, D), tl.float32)
+    if TAIL:
+        k_tail = load_tile(k_tail_in, b, kv_head, first, k_stride_b, k_stride_t, k_stride_h, T, True, N, TAIL, TMA)
+        dk_tail = tl.zeros((N, TAIL), tl.float32)
     dv = tl.zeros((N, D), tl.float32)
     past = past_query(key, ends_ptr, T, WINDOW, PACKED)
     # queries that see a key of the tile, for every head of the group, in one loop: its copies never run dry. It
@@ -96,6 +99,9 @@ def _backward_kv(
         lse = tl.load(lse_ptr + rows + row, row < T, other=0)
         # keys down, queries across: p and ds are then ready as left factors
         s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        if TAIL:
+            q_tail = load_tile(q_tail_in, b, head, m, q_stride_b, q_stride_t, q_stride_h, T, True, M, TAIL, TMA)
+            s = tl.dot(k_tail, tl.trans(q_tail), s, input_precision=PRECISION)
         p = tl.exp2(s * scale - lse[None, :])
         p = tl.where(row[None, :] >= key[:, None], p, 0.0)
         if WINDOW or PACKED:
@@ -106,16 +112,20 @@ def _backward_kv(
         ds = p * (dp - delta[None, :])
         dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+        if TAIL:
+            dk_tail = tl.dot(ds.to(q.dtype), q_tail, dk_tail, input_precision=PRECISION)
     # `scale` carries log2(e) for exp2; the derivative of s does not
-    store_tile(dk_ptr, b, kv_head, first, T, NQ // GROUP, dk * (scale * LN_2), N, D)
-    store_tile(dv_ptr, b, kv_head, first, T, NQ // GROUP, dv, N, D)
+    store_tile(dk_ptr, b, kv_head, first, T, NQ // GROUP, dk * (scale * LN_2), N, D, D + TAIL)
+    if TAIL:
+        store_tile(dk_ptr, b, kv_head, first, T, NQ // GROUP, dk_tail * (scale * LN_2), N, TAIL, D + TAIL, D)
+    store_tile(dv_ptr, b, kv_head, first, T, NQ // GROUP, dv, N, D, D)
 
 
 @triton.jit
 def _backward_q(
-    q_in, k_in, v_in, do_in, lse_ptr, delta_ptr, starts_ptr, dq_ptr, scale, T, NQ,
+    q_in, k_in, v_in, q_tail_in, k_tail_in, do_in, lse_ptr, delta_ptr, starts_ptr, dq_ptr, scale, T, NQ,
     q_stride_b, q_stride_t, q_stride_h, k_stride_b, k_stride_t, k_stride_h, v_stride_b, v_stride_t, v_stride_h,
-    GROUP: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, TAIL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, LOOPS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     # walks keys as the forward does
@@ -128,6 +138,9 @@ def _backward_q(
     lse = tl.load(lse_ptr + rows + row, row < T, other=0)
     delta = tl.load(delta_ptr + rows + row, row < T, other=0)
     dq = tl.zeros((M, D), tl.float32)
+    if TAIL:
+        q_tail = load_tile(q_tail_in, b, head, first, q_stride_b, q_stride_t, q_stride_h, T, True, M, TAIL, TMA)
+        dq_tail = tl.zeros((M, TAIL), tl.float32)
     low = lowest_key(row, starts_ptr, T, WINDOW, PACKED)
     begin, full, diagonal = key_ranges(first, starts_ptr, T, M, N, WINDOW, PACKED, LOOPS)
     for part in tl.static_range(3 - LOOPS, 3):
@@ -137,6 +150,11 @@ def _backward_q(
             k = load_tile(k_in, b, head // GROUP, n, k_stride_b, k_stride_t, k_stride_h, T, part == 2, N, D, TMA)
             v = load_tile(v_in, b, head // GROUP, n, v_stride_b, v_stride_t, v_stride_h, T, part == 2, N, D, TMA)
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if TAIL:
+                k_tail = load_tile(
+                    k_tail_in, b, head // GROUP, n, k_stride_b, k_stride_t, k_stride_h, T, part == 2, N, TAIL, TMA
+                )
+                s = tl.dot(q_tail, tl.trans(k_tail), s, input_precision=PRECISION)
             p = tl.exp2(s * scale - lse[:, None])
             key = n + tl.arange(0, N)[None, :]
             if part == 2:
@@ -145,24 +163,30 @@ def _backward_q(
                 p = tl.where(key >= low[:, None], p, 0.0)
             ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-    store_tile(dq_ptr, b, head, first, T, NQ, dq * (scale * LN_2), M, D)
+            if TAIL:
+                dq_tail = tl.dot(ds.to(k.dtype), k_tail, dq_tail, input_precision=PRECISION)
+    store_tile(dq_ptr, b, head, first, T, NQ, dq * (scale * LN_2), M, D, D + TAIL)
+    if TAIL:
+        store_tile(dq_ptr, b, head, first, T, NQ, dq_tail * (scale * LN_2), M, TAIL, D + TAIL, D)
 
 
 def backward(call: Call, o: torch.Tensor, lse: torch.Tensor, do: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """dq, dk, dv and, where there are sinks, dsinks."""
-    batch, length, heads, d = call.q.shape
+    batch, length, heads, _ = call.q.shape
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (call.q, call.k, call.v))
     delta, tiles, dsinks = torch.empty_like(lse), triton.cdiv(length, DELTA_ROWS), None
     if call.sinks is not None:
         # one part a program, summed in a fixed order
         dsinks = torch.empty((batch, heads, tiles), dtype=torch.float32, device=lse.device)
     _delta[launch_grid(tiles, heads, batch)](
-        o, do, lse, call.sinks, delta, dsinks, length, heads, SINKS=dsinks is not None, M=DELTA_ROWS, D=d
+        o, do, lse, call.sinks, delta, dsinks, length, heads, SINKS=dsinks is not None, M=DELTA_ROWS, D=call.v.shape[3]
     )
     sizes = (call.scale * LOG2_E, length, heads, *call.strides())
 
     def sources(config: dict[str, Any]) -> list[Any]:
-        return [source(x, config[rows], config) for x, rows in ((call.q, "M"), (call.k, "N"), (call.v, "N"), (do, "M"))]
+        (q, k), (q_tail, k_tail) = call.heads(), call.tails()
+        tiles = ((q, "M"), (k, "N"), (call.v, "N"), (q_tail, "M"), (k_tail, "N"), (do, "M"))
+        return [source(x, config[rows], config) for x, rows in tiles]
 
     config = call.config("backward_kv")
     _backward_kv[launch_grid(call.k.shape[2], triton.cdiv(length, config["N"]), batch)](

@@ -50,11 +50,14 @@ def load_tile(
 
 
 @triton.jit
-def store_tile(ptr, b, head, first, length, heads, value, BLOCK: tl.constexpr, D: tl.constexpr):
-    """`value` to rows of a contiguous (B, T, heads, d)."""
+def store_tile(
+    ptr, b, head, first, length, heads, value,
+    BLOCK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, SKIP: tl.constexpr = 0,
+):  # fmt: skip
+    """`value` to columns SKIP to SKIP + D of rows of a contiguous (B, T, heads, WIDTH)."""
     row = tl.arange(0, BLOCK)[:, None]
-    start = ptr + ((b.to(tl.int64) * length + first) * heads + head) * D
-    tile = start + row * heads * D + tl.arange(0, D)[None, :]
+    start = ptr + ((b.to(tl.int64) * length + first) * heads + head) * WIDTH + SKIP
+    tile = start + row * heads * WIDTH + tl.arange(0, D)[None, :]
     tl.store(tile, value.to(ptr.dtype.element_ty), first + row < length)
 
 
@@ -89,10 +92,11 @@ def key_ranges(
 
 @triton.jit
 def _forward(
-    q_in, k_in, v_in, o_ptr, lse_ptr, sinks_ptr, starts_ptr, scale, T, NQ,
+    q_in, k_in, v_in, q_tail_in, k_tail_in, o_ptr, lse_ptr, sinks_ptr, starts_ptr, scale, T, NQ,
     q_stride_b, q_stride_t, q_stride_h, k_stride_b, k_stride_t, k_stride_h, v_stride_b, v_stride_t, v_stride_h,
-    GROUP: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SINKS: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, LOOPS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, TAIL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    SINKS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, LOOPS: tl.constexpr, PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
 ):  # fmt: skip
     # heads side by side: those of one group read the same keys at the same time. The last rows, which see the
     # most keys, start first, so that the tail of the grid is short
@@ -100,6 +104,8 @@ def _forward(
     first = (tl.num_programs(1) - 1 - tl.program_id(1)) * M
     row = first + tl.arange(0, M)
     q = load_tile(q_in, b, head, first, q_stride_b, q_stride_t, q_stride_h, T, True, M, D, TMA)
+    if TAIL:
+        q_tail = load_tile(q_tail_in, b, head, first, q_stride_b, q_stride_t, q_stride_h, T, True, M, TAIL, TMA)
     acc = tl.zeros((M, D), tl.float32)
     if SINKS:
         # a sink is a key that is always seen and has no value: the sum starts with it instead of with nothing
@@ -117,6 +123,11 @@ def _forward(
         for n in range(start, stop, N):
             k = load_tile(k_in, b, head // GROUP, n, k_stride_b, k_stride_t, k_stride_h, T, part == 2, N, D, TMA)
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if TAIL:
+                k_tail = load_tile(
+                    k_tail_in, b, head // GROUP, n, k_stride_b, k_stride_t, k_stride_h, T, part == 2, N, TAIL, TMA
+                )
+                s = tl.dot(q_tail, tl.trans(k_tail), s, input_precision=PRECISION)
             key = n + tl.arange(0, N)[None, :]
             if part == 2:
                 s = tl.where(row[:, None] >= key, s, float("-inf"))
@@ -134,28 +145,28 @@ def _forward(
     # a row past the end may have seen no key
     total = tl.where(row < T, total, 1.0)
     tl.store(lse_ptr + (b.to(tl.int64) * NQ + head) * T + row, peak + tl.log2(total), row < T)
-    store_tile(o_ptr, b, head, first, T, NQ, acc / total[:, None], M, D)
+    store_tile(o_ptr, b, head, first, T, NQ, acc / total[:, None], M, D, D)
 
 
-# (M queries, N keys, warps, stages) by architecture, kernel and head dimension (64: it or less): the largest tiles
-# that fit shared memory and for which ptxas spills nothing with Triton 3.6 and 3.7 (tests/aot). Forward at d = 64
-# takes narrower ones: under 128 registers two programs share a multiprocessor, one's exponentials under the
-# other's products.
+# (M queries, N keys, warps, stages) by architecture, kernel and head dimension (64: it or less; "tail": queries and
+# keys are wider than values): the largest tiles that fit shared memory and for which ptxas spills nothing with
+# Triton 3.6 and 3.7 (tests/aot). Forward at d = 64 takes narrower ones: under 128 registers two programs share a
+# multiprocessor, one's exponentials under the other's products.
 TILES = {
     80: {
-        "forward": {"narrow": (64, 64, 4, 3), 64: (128, 64, 8, 3), 128: (128, 32, 8, 3)},
-        "backward_kv": {"narrow": (64, 64, 8, 2), 64: (64, 128, 8, 2), 128: (64, 64, 8, 2)},
-        "backward_q": {"narrow": (64, 32, 4, 2), 64: (128, 64, 8, 3), 128: (128, 32, 8, 2)},
+        "forward": {"narrow": (64, 64, 4, 3), 64: (128, 64, 8, 3), 128: (128, 32, 8, 3), "tail": (64, 64, 8, 2)},
+        "backward_kv": {"narrow": (64, 64, 8, 2), 64: (64, 128, 8, 2), 128: (64, 64, 8, 2), "tail": (64, 32, 8, 2)},
+        "backward_q": {"narrow": (64, 32, 4, 2), 64: (128, 64, 8, 3), 128: (128, 32, 8, 2), "tail": (32, 64, 4, 2)},
     },
     90: {
-        "forward": {"narrow": (64, 64, 4, 3), 64: (128, 64, 8, 3), 128: (128, 128, 8, 3)},
-        "backward_kv": {"narrow": (64, 64, 4, 2), 64: (64, 128, 8, 2), 128: (64, 128, 8, 2)},
-        "backward_q": {"narrow": (64, 64, 4, 2), 64: (128, 64, 8, 3), 128: (128, 128, 8, 2)},
+        "forward": {"narrow": (64, 64, 4, 3), 64: (128, 64, 8, 3), 128: (128, 128, 8, 3), "tail": (128, 64, 8, 3)},
+        "backward_kv": {"narrow": (64, 64, 4, 2), 64: (64, 128, 8, 2), 128: (64, 128, 8, 2), "tail": (64, 64, 8, 2)},
+        "backward_q": {"narrow": (64, 64, 4, 2), 64: (128, 64, 8, 3), 128: (128, 128, 8, 2), "tail": (128, 64, 8, 2)},
     },
     100: {
-        "forward": {"narrow": (64, 64, 4, 3), 64: (128, 64, 8, 3), 128: (128, 128, 8, 3)},
-        "backward_kv": {"narrow": (64, 64, 4, 2), 64: (64, 128, 8, 2), 128: (64, 128, 8, 2)},
-        "backward_q": {"narrow": (64, 64, 4, 2), 64: (128, 64, 8, 3), 128: (128, 64, 8, 3)},
+        "forward": {"narrow": (64, 64, 4, 3), 64: (128, 64, 8, 3), 128: (128, 128, 8, 3), "tail": (128, 64, 8, 3)},
+        "backward_kv": {"narrow": (64, 64, 4, 2), 64: (64, 128, 8, 2), 128: (64, 128, 8, 2), "tail": (64, 64, 8, 2)},
+        "backward_q": {"narrow": (64, 64, 4, 2), 64: (128, 64, 8, 3), 128: (128, 64, 8, 3), "tail": (128, 64, 8, 2)},
     },
 }
 # a window no wider than this makes large tiles mostly masked; and one loop with a mask is then better than three of
@@ -178,22 +189,25 @@ class Call:
 
     def config(self, kernel: str) -> dict[str, Any]:
         """Constants and launch options: one shape always runs one program."""
-        _, length, heads, d = self.q.shape
+        _, length, heads, width = self.q.shape
+        d = self.v.shape[3]
         packed, group = self.starts is not None, heads // self.k.shape[2]
         narrow = 0 < self.window <= NARROW_WINDOW
         if self.q.dtype == torch.float32:
             # exact fp32 products run outside the tensor cores: for tests, not for speed
             tiles, precision = (32, 32, 4, 1), "ieee"
         else:
-            tiles, precision = TILES[architecture(self.q.device)][kernel]["narrow" if narrow else max(d, 64)], "tf32"
+            size = "tail" if width > d else "narrow" if narrow else max(d, 64)
+            tiles, precision = TILES[architecture(self.q.device)][kernel][size], "tf32"
         default: dict[str, Any] = dict(zip(("M", "N", "num_warps", "num_stages"), tiles, strict=True))
         possible = self._descriptors_possible()
         default["TMA"] = possible
         kind = "packed" if packed else "window" if self.window else "causal"
-        config = tuned(f"attention.{kernel}", (d, group, kind, length.bit_length()), default, self.q.device)
+        config = tuned(f"attention.{kernel}", (width, group, kind, length.bit_length()), default, self.q.device)
         # a row of the table was measured with other memory
         config = config | {"TMA": config["TMA"] and possible}
-        sizes = {"GROUP": group, "D": d, "WINDOW": self.window, "PACKED": packed, "PRECISION": precision}
+        sizes = {"GROUP": group, "D": d, "TAIL": width - d, "WINDOW": self.window, "PACKED": packed}
+        sizes["PRECISION"] = precision
         if kernel != "backward_kv":
             sizes["LOOPS"] = 1 if narrow else 3 if packed or self.window else 2
         return sizes | config
@@ -211,13 +225,23 @@ class Call:
             for x in (self.q, self.k, self.v)
         )
 
+    def tails(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The columns of q and k past the value's width, or None."""
+        d = self.v.shape[3]
+        return (self.q[..., d:], self.k[..., d:]) if self.q.shape[3] > d else (None, None)
+
+    def heads(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """q and k to the value's width."""
+        d = self.v.shape[3]
+        return self.q[..., :d], self.k[..., :d]
+
     def strides(self) -> tuple[int, ...]:
         return (*self.q.stride()[:3], *self.k.stride()[:3], *self.v.stride()[:3])
 
 
-def source(x: torch.Tensor, block: int, config: Mapping[str, Any]) -> torch.Tensor | TensorDescriptor:
-    """What a kernel loads tiles of `x` (B, T, heads, d) from: its descriptor, or the tensor."""
-    if not config["TMA"]:
+def source(x: torch.Tensor | None, block: int, config: Mapping[str, Any]) -> torch.Tensor | TensorDescriptor | None:
+    """What a kernel loads tiles of `x` (B, T, heads, d) from: its descriptor, or the tensor. None of None."""
+    if x is None or not config["TMA"]:
         return x
     x = x.transpose(1, 2)
     # nothing steps along a dimension of one, whose stride may be any number; a descriptor wants 16 bytes' multiple
@@ -235,12 +259,14 @@ def launch_grid(x: int, y: int, z: int) -> tuple[int, int, int]:
 def forward(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """o (B, T, nq, d) and the base-2 log-sum-exp (B, nq, T) of the scores, sinks included."""
     batch, length, heads, _ = call.q.shape
-    o = torch.empty_like(call.q, memory_format=torch.contiguous_format)
+    o = torch.empty((batch, length, heads, call.v.shape[3]), dtype=call.q.dtype, device=call.q.device)
     lse = torch.empty((batch, heads, length), dtype=torch.float32, device=call.q.device)
     config = call.config("forward")
-    q, k, v = (source(x, config[rows], config) for x, rows in ((call.q, "M"), (call.k, "N"), (call.v, "N")))
+    (q, k), (q_tail, k_tail) = call.heads(), call.tails()
+    tiles = ((q, "M"), (k, "N"), (call.v, "N"), (q_tail, "M"), (k_tail, "N"))
     _forward[launch_grid(heads, triton.cdiv(length, config["M"]), batch)](
-        q, k, v, o, lse, call.sinks, call.starts, call.scale * LOG2_E, length, heads, *call.strides(),
+        *(source(x, config[rows], config) for x, rows in tiles),
+        o, lse, call.sinks, call.starts, call.scale * LOG2_E, length, heads, *call.strides(),
         SINKS=call.sinks is not None, **config,
     )  # fmt: skip
     return o, lse

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.config import Model, Workload, load, load_all
+from bench.architecture import Model
+from bench.config import load, load_all
 from bench.kernels.op import load as load_ops
 from bench.model import accounting, memory
 from bench.model.transformer import KVCache, Transformer
+from bench.workload import Workload
 
 MODELS = load_all(Model)
 

@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from bench import config
-from bench.config import ConfigError, Gpu, Model, Suite, Workload
+from bench.architecture import Model
+from bench.config import ConfigError, Gpu, Suite
+from bench.workload import Workload
 
 MODEL = (config.CONFIGS / "models" / "llama_3_1_8b.toml").read_text()
 GPU = (config.CONFIGS / "gpus" / "h100_sxm_80gb.toml").read_text()

@@ -8,6 +8,7 @@ import statistics
 import pytest
 
 from bench import config, results
+from bench.architecture import Model
 from bench.price.book import LEVELS, providers
 from bench.price.throughput import PHASES
 
@@ -88,7 +89,7 @@ def test_form_factors_are_not_mixed():
 
 
 def test_published_rows_are_whole():
-    models, gpus = set(config.keys(config.Model)), set(config.keys(config.Gpu))
+    models, gpus = set(config.keys(Model)), set(config.keys(config.Gpu))
     assert 20 <= len(PUBLISHED) <= 60
     assert len({row["id"] for row in PUBLISHED}) == len(PUBLISHED)
     for row in PUBLISHED:
@@ -107,7 +108,7 @@ def test_no_published_training_rate_beats_the_machine():
     # 6 FLOP per parameter and token, attention left out: a lower bound on the work, so a firm upper bound on the rate.
     for row in PUBLISHED:
         if row["phase"] == "train_step":
-            model, gpu = config.load(config.Model, row["model"]), config.load(config.Gpu, row["gpu"])
+            model, gpu = config.load(Model, row["model"]), config.load(config.Gpu, row["gpu"])
             flops = 6 * model.active_matmul_params * row["system_tokens_per_s"] / row["n_gpus"]
             assert 0.15 < flops / gpu.peak_flops_per_s[row["precision"]] < 0.6, row["id"]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench import config, journal, plan, results, run
-from bench.config import ConfigError, Group, Model, Suite
+from bench.architecture import Model
+from bench.config import ConfigError, Group, Suite
 from bench.measure.worker import Worker, WorkerDied
 
 FACTS = {

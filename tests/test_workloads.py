@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from bench.config import Model, Workload, load, load_all
+from bench.architecture import Model
+from bench.config import load, load_all
 from bench.kernels.op import discover
 from bench.measure.cell import resolve
 from bench.model import accounting
+from bench.workload import Workload
 
 MODEL = dataclasses.replace(
     load(Model, "tiny_15m"), layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=97
@@ -43,10 +45,10 @@ def test_training_steps_lower_the_loss_of_the_batch_they_repeat(precision):
 def test_the_bf16_copy_is_its_fp32_master_rounded():
     job = make("train_step", batch_size=1, input_tokens=8, precision="bf16")
     job.prepare()
-    start = [master.clone() for master in job.masters]
+    start = [master.clone() for master in job.optimiser.masters]
     for _ in range(3):
         job.step()
-    for weight, master, old in zip(job.weights, job.masters, start, strict=True):
+    for weight, master, old in zip(job.optimiser.copies, job.optimiser.masters, start, strict=True):
         assert master.dtype is torch.float32 and torch.equal(weight, master.bfloat16())
         assert not torch.equal(master, old)
 
@@ -61,7 +63,7 @@ def test_our_optimiser_moves_the_weights_as_torchs_does():
         job.prepare()
         for _ in range(3):
             job.step()
-    for a, b in zip(ours.weights, torchs.weights, strict=True):
+    for a, b in zip(ours.optimiser.copies, torchs.optimiser.copies, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
@@ -73,14 +75,14 @@ def test_accumulating_micro_batches_is_one_step_over_all_of_them():
     whole.data = parts.data.flatten(0, 1)[None]
     parts.step()
     whole.step()
-    for a, b in zip(parts.weights, whole.weights, strict=True):
+    for a, b in zip(parts.optimiser.copies, whole.optimiser.copies, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_weight_without_a_gradient_is_an_error_not_a_skipped_update():
     job = make("train_step", batch_size=1, input_tokens=8, precision="bf16")
     job.prepare()
-    job.weights.append(torch.zeros(3, requires_grad=True))
+    job.optimiser.weights.append(torch.zeros(3, requires_grad=True))
     with pytest.raises(RuntimeError, match="got no gradient"):
         job.step()
 

@@ -35,6 +35,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from bench import config
+from bench.architecture import Model
 from bench.claim.priors import Array, normals
 from bench.price.throughput import IDLE_INCLUDED
 from bench.results import BASES
@@ -106,7 +107,7 @@ class Mix:
     computed_input: Array
 
 
-def refusal(row: Row, models: Mapping[str, config.Model]) -> str | None:
+def refusal(row: Row, models: Mapping[str, Model]) -> str | None:
     """Why a throughput row never enters a claim about GPUs, or None."""
     model = models.get(str(row.get("model")))
     measured = str(row.get("layers_measured") or "")
@@ -155,7 +156,7 @@ def rates(rows: Sequence[Row], computed: Mapping[str, float]) -> tuple[list[Rate
 
     `computed`: row -> computed part of its counted tokens, for rows that count cached ones.
     """
-    models = config.load_all(config.Model)
+    models = config.load_all(Model)
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     refused: Counter[str] = Counter()
     for row in rows:

@@ -4,7 +4,9 @@ Forward over t tokens from scratch: 2 * P_mm * t + attention, P_mm = parameters 
 (LM head in, embedding look-up out: Kaplan et al. 2020, arXiv 2001.08361, eq. 2.2, exact instead of 6ND).
 Attention over a sequence of T: 2 * L * n_q * (d_qk + d_v) * pairs, where pairs = T^2 unhalved (PaLM app. B,
 arXiv 2204.02311; torchtitan) or T(T+1)/2 unmasked pairs halved (FlashAttention's convention, exact).
+Documents packed into a sequence attend within themselves: halved pairs are theirs, unhalved still T^2.
 Training = 3 x forward (forward, gradient of activations, gradient of weights); recomputation is never counted.
+With adapters (LoRA, arXiv 2106.09685) frozen weights have no gradient: 4 * P for 6 * P.
 Decode of one token at context c (the token itself included): attention pairs = c.
 
 Bytes are the least device-memory traffic: every weight read once a step, the KV cache read once, and in
@@ -13,11 +15,13 @@ training what mixed-precision Adam must read and write. Norms, rotary, softmax a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.config import Model
+from bench.architecture import LayerKind, Model
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+Documents = Sequence[Sequence[int]]  # lengths of the documents packed into each sequence
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,41 @@ def _expert(m: Model) -> int:
     return _mlp_matrices(m) * m.hidden * (m.ffn_expert or 0)
 
 
+def _moe(m: Model) -> int:
+    """Weights of one mixture that a token meets: router, its experts, the shared ones."""
+    return m.hidden * m.experts + (m.top_k + m.shared_experts) * _expert(m)
+
+
+def layer_matmul_params(m: Model) -> int:
+    """Weights of all layers that one token is multiplied with: active experts only."""
+    dense = (m.layers - m.moe_layers) * _dense_mlp(m)
+    return m.layers * _attention_weights(m) + dense + m.moe_layers * _moe(m)
+
+
 def matmul_params(m: Model) -> int:
     """Weights one token is multiplied with: active experts only, LM head once whether tied or not."""
-    moe = m.hidden * m.experts + (m.top_k + m.shared_experts) * _expert(m)
-    dense = (m.layers - m.moe_layers) * _dense_mlp(m)
-    return m.layers * _attention_weights(m) + dense + m.moe_layers * moe + m.vocab * m.hidden
+    return layer_matmul_params(m) + m.vocab * m.hidden
+
+
+def adapter_params(m: Model, rank: int) -> int:
+    """Adapters of `rank` on every projection of attention and dense or shared MLP: rank x (inputs + outputs) each."""
+    if m.attention == "mla":
+        assert m.q_lora_rank and m.kv_lora_rank and m.qk_nope_head_dim and m.qk_rope_head_dim and m.v_head_dim
+        sides = [(m.hidden, m.q_lora_rank), (m.q_lora_rank, m.heads * (m.qk_nope_head_dim + m.qk_rope_head_dim))]
+        sides += [(m.hidden, m.kv_lora_rank), (m.hidden, m.qk_rope_head_dim)]
+        sides += [(m.kv_lora_rank, m.heads * (m.qk_nope_head_dim + m.v_head_dim))]
+        sides += [(m.heads * m.v_head_dim, m.hidden)]
+    else:
+        query, key = m.heads * m.head_dim, m.kv_heads * m.head_dim
+        sides = [(m.hidden, query), (m.hidden, key), (m.hidden, key), (query, m.hidden)]
+    attention = sum(inner + outer for inner, outer in sides)
+    dense, shared = (_mlp_matrices(m) * (m.hidden + width) for width in (m.ffn or 0, _shared_width(m)))
+    mixtures = m.moe_layers * shared if m.shared_experts else 0
+    return rank * (m.layers * attention + (m.layers - m.moe_layers) * dense + mixtures)
+
+
+def _shared_width(m: Model) -> int:
+    return m.shared_experts * (m.ffn_expert or 0)
 
 
 def layer_vectors(m: Model, *, active: bool) -> int:
@@ -102,10 +136,6 @@ def _score_width(m: Model) -> int:
     return 2 * m.head_dim
 
 
-def _windowed_layers(m: Model) -> int:
-    return 0 if not m.sliding_window else -(-m.layers // (m.window_every or 1))
-
-
 def causal_pairs(tokens: int, window: int | None = None) -> int:
     """Unmasked query-key pairs of one causal sequence; each query sees itself and at most `window` keys."""
     if window is None or tokens <= window:
@@ -113,20 +143,31 @@ def causal_pairs(tokens: int, window: int | None = None) -> int:
     return window * (window + 1) // 2 + (tokens - window) * window
 
 
-def attention_flops(m: Model, tokens: int, *, halved: bool) -> int:
+def layer_pairs(kind: LayerKind, tokens: int) -> int:
+    """Unmasked pairs of one document of `tokens` in a layer of this kind: within its window or chunks."""
+    if not kind.chunk:
+        return causal_pairs(tokens, kind.window)
+    whole, rest = divmod(tokens, kind.chunk)
+    return whole * causal_pairs(kind.chunk, kind.window) + causal_pairs(rest, kind.window)
+
+
+def attention_flops(m: Model, tokens: int, *, halved: bool, documents: Sequence[int] | None = None) -> int:
     """Forward attention (scores and values, no projections) of one sequence of `tokens`, all layers."""
     per_pair = 2 * m.heads * _score_width(m)
     if not halved:
         return per_pair * m.layers * tokens * tokens
-    windowed = _windowed_layers(m)
-    full = (m.layers - windowed) * causal_pairs(tokens)
-    return per_pair * (full + windowed * causal_pairs(tokens, m.sliding_window))
+    return per_pair * sum(layer_pairs(kind, n) for kind in m.kinds for n in documents or [tokens])
 
 
-def forward_flops(m: Model, batch: int, tokens: int, *, halved: bool, last_only: bool = False) -> int:
+def forward_flops(
+    m: Model, batch: int, tokens: int, *, halved: bool, last_only: bool = False, documents: Documents | None = None
+) -> int:
     """Forward over `batch` sequences. `last_only`: the LM head runs on the last position alone (prefill)."""
     skipped = 2 * m.vocab * m.hidden * (tokens - 1) if last_only else 0
-    return batch * (2 * matmul_params(m) * tokens - skipped + attention_flops(m, tokens, halved=halved))
+    rows = documents or [[tokens]]
+    attention = sum(attention_flops(m, tokens, halved=halved, documents=row) for row in rows)
+    attention *= 1 if documents else batch
+    return batch * (2 * matmul_params(m) * tokens - skipped) + attention
 
 
 # ---------------------------------------------------------------- the three phases
@@ -150,20 +191,41 @@ def _weight_bytes_read(m: Model, tokens: int, precision: str) -> float:
     return resident * BYTES[precision]
 
 
-def train_step(m: Model, batch: int, tokens: int, accumulation: int, precision: str) -> Cost:
-    """One optimiser step over `accumulation` micro-batches of `batch` sequences.
+def train_step(
+    m: Model,
+    batch: int,
+    tokens: int,
+    accumulation: int,
+    precision: str,
+    *,
+    documents: Documents | None = None,
+    lora_rank: int | None = None,
+    optimizer_states: str = "fp32",
+    replicas: int = 1,
+) -> Cost:
+    """One optimiser step over `accumulation` micro-batches of `batch` sequences, `documents` of each of them.
 
     Bytes: each micro-batch reads the weights twice (forward, backward) and writes gradients once; AdamW with
     fp32 master weights and states then moves 28 bytes a parameter (reads g, p, m, v; writes p, m, v), 30 where
-    a 16-bit working copy is written too. Activations come on top and depend on the implementation: not counted.
+    a 16-bit working copy is written too, 8 less with bf16 states. Weights and gradients of fp8 training are 16-bit.
+    Activations come on top and depend on the implementation: not counted. Frozen weights are read and no more.
+    `replicas` data-parallel ranks do this each on their own sequences, and update once between them.
     """
-    weights = total_params(m)
-    per_micro = 2 * _weight_bytes_read(m, batch * tokens, precision) + weights * BYTES[precision]
-    return Cost(
-        flops=3.0 * accumulation * forward_flops(m, batch, tokens, halved=True),
-        flops_unhalved=3.0 * accumulation * forward_flops(m, batch, tokens, halved=False),
-        bytes=accumulation * per_micro + (28.0 if precision == "fp32" else 30.0) * weights,
-    )
+    precision = "bf16" if precision == "fp8" else precision
+    sequences = accumulation * batch
+    adapters = adapter_params(m, lora_rank) if lora_rank else 0
+    trained = adapters or total_params(m)
+    # forward and gradient of activations for all, gradient of weights for those trained
+    frozen = 2.0 * matmul_params(m) * tokens * sequences if adapters else 0.0
+
+    def flops(halved: bool) -> float:
+        forward = forward_flops(m, sequences, tokens, halved=halved, documents=documents)
+        return 3.0 * (forward + 2 * adapters * tokens * sequences) - frozen
+
+    per_micro = 2 * _weight_bytes_read(m, batch * tokens, precision) + trained * BYTES[precision]
+    update = (28.0 if precision == "fp32" else 30.0) - (8.0 if optimizer_states == "bf16" else 0.0)
+    moved = replicas * accumulation * per_micro + update * trained
+    return Cost(replicas * flops(True), replicas * flops(False), moved)
 
 
 def prefill(m: Model, batch: int, tokens: int, precision: str) -> Cost:
@@ -183,8 +245,14 @@ def decode(m: Model, batch: int, context: float, precision: str) -> Cost:
     width = _score_width(m)
     if m.attention == "mla":
         width = 2 * (m.kv_lora_rank or 0) + (m.qk_rope_head_dim or 0)
-    windowed = _windowed_layers(m)
-    seen = (m.layers - windowed) * context + windowed * min(context, m.sliding_window or context)
+    seen = sum(_seen(kind, context) for kind in m.kinds)
     flops = batch * (2.0 * matmul_params(m) + 2 * m.heads * width * seen)
     cache = kv_bytes_per_token(m, precision) * seen / m.layers
     return Cost(flops, flops, _weight_bytes_read(m, batch, precision) + batch * cache)
+
+
+def _seen(kind: LayerKind, context: float) -> float:
+    """Keys that the last of `context` positions sees."""
+    if kind.chunk:
+        context = (context - 1) % kind.chunk + 1
+    return min(context, kind.window or context)

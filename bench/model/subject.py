@@ -9,53 +9,75 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.config import Model, Workload
+from bench.architecture import Model
 from bench.kernels.best import ran
 from bench.kernels.op import compiled, load
+from bench.model import routing
 from bench.model.accounting import Cost
-from bench.model.memory import sliced
-from bench.model.transformer import DTYPES, KVCache, Transformer
+from bench.model.cache import KVCache
+from bench.model.memory import subject_of
+from bench.model.transformer import DTYPES, Transformer
+from bench.workload import Workload
 
-ErrorOf = Callable[[Model, str, str, torch.device, int], tuple[float, str]]
+ErrorOf = Callable[..., tuple[float, str]]
 
 
 class Subject:
-    """`layers` may be fewer than the model's; `slice` is the architecture at that depth, for counting."""
+    """`layers` may be fewer than the model's; `slice` is the architecture at that depth, for counting.
+
+    `model` is what one GPU has of it: with expert parallelism, its share of the experts.
+    """
 
     flops: float
     flops_unhalved: float
     bytes: float
+    expert_load: float | None = None  # tokens of the busiest expert over the mean, where routing is drawn
 
-    def __init__(self, device: str, model: dict[str, Any], workload: dict[str, Any], backend: str, layers: int):
-        self.device, self.backend, self.layers = torch.device(device), backend, layers
-        self.model, self.workload = Model(**model), Workload(**workload)
-        self.slice = sliced(self.model, layers)
+    def __init__(
+        self,
+        device: str,
+        model: dict[str, Any],
+        workload: dict[str, Any],
+        backend: str,
+        layers: int,
+        world: dict[str, int] | None = None,
+    ):
+        self.device, self.backend, self.layers, self.world = torch.device(device), backend, layers, world
+        self.workload = Workload(**workload)
+        self.model = subject_of(Model(**model), self.workload)
+        self.slice = self.model.sliced(layers)
 
     def counts(self, cost: Cost) -> None:
         """Take over FLOPs and bytes of a step."""
         self.flops, self.flops_unhalved, self.bytes = cost.flops, cost.flops_unhalved, cost.bytes
 
-    def network(self, max_tokens: int) -> Transformer:
+    def network(self, max_tokens: int, **options: Any) -> Transformer:
         """The model with its weights on the device, for positions below `max_tokens`."""
+        options = {"precision": self.workload.precision} | options
         return Transformer(
-            self.model,
-            load(self.backend),
-            precision=self.workload.precision,
-            device=self.device,
-            max_tokens=max_tokens,
-            layers=self.layers,
+            self.model, load(self.backend), device=self.device, max_tokens=max_tokens, layers=self.layers, **options
         )
 
-    def cache(self, slots: int) -> KVCache:
+    def cache(self, slots: int, batch: int | None = None) -> KVCache:
         """An empty KV cache for the batch."""
         dtype = DTYPES[self.workload.precision]
-        return KVCache(self.model, self.layers, self.workload.batch_size, slots, dtype, self.device)
+        return KVCache(self.model, self.layers, batch or self.workload.batch_size, slots, dtype, self.device)
 
-    def tokens(self, *shape: int) -> torch.Tensor:
+    def tokens(self, *shape: int, seed: int = 3) -> Tensor:
         """Random tokens, the same every time."""
-        generator = torch.Generator().manual_seed(3)
+        generator = torch.Generator().manual_seed(seed)
         return torch.randint(self.model.vocab, shape, generator=generator).to(self.device)
+
+    def routing(self, tokens: int) -> Tensor | None:
+        """Drawn routing of `tokens` tokens, where the workload asks for it; its imbalance becomes `expert_load`."""
+        zipf = self.workload.routing_zipf
+        if zipf is None or not self.slice.moe_layers:
+            return None
+        drawn, load_of = routing.drawn(self.model, tokens, zipf, self.device)
+        self.expert_load = routing.imbalance(load_of)
+        return drawn
 
     def compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step` as the backend runs it."""

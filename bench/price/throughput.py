@@ -25,6 +25,7 @@ import numpy as np
 
 from bench import config, results
 from bench import runs as run_folders
+from bench.architecture import Model
 
 Row = dict[str, Any]
 PHASES = ("train_step", "prefill", "decode", "serve")
@@ -79,7 +80,7 @@ def published() -> list[Row]:
     path = config.CONFIGS / "published.csv"
     rows = results.read_rows(path, results.PUBLISHED) if path.is_file() else []
     known: dict[str, Sequence[str]] = {"phase": PHASES, "token_kind": results.TOKEN_KINDS}
-    known |= {"precision": config.PRECISIONS, "model": config.keys(config.Model), "gpu": config.keys(config.Gpu)}
+    known |= {"precision": config.PRECISIONS, "model": config.keys(Model), "gpu": config.keys(config.Gpu)}
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
         where = f"{path}: line {number}"
@@ -119,6 +120,9 @@ def _measured(run: Path, notes: list[str]) -> list[Row]:
     cells = run_folders.read_cells(run)
     machine = _machine(run)
     cells = [c for c in cells if c["status"] == "ok" and c["phase"] in PHASES and not _void(run, c, notes)]
+    shares = [c for c in cells if (c["expert_parallel"] or 1) > 1]
+    notes += [f"{run.name}/{c['cell']}: left out: a share of the experts, no exchange between GPUs" for c in shares]
+    cells = [c for c in cells if c not in shares]
     slices: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     rows = []
     for cell in cells:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bench.architecture import Model
 from bench.claim.spec import Claim
-from bench.config import Gpu, Model, load_all
+from bench.config import Gpu, load_all
 from bench.report.numbers import BLANK
 
 TERMS: Mapping[str, str] = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from bench.config import Workload
 from bench.kernels.op import relative_error
 from bench.model.transformer import DTYPES
+from bench.workload import Workload
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
 CHECKED_ROWS = 16

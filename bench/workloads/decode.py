@@ -39,9 +39,11 @@ class Decode(Subject):
         self.decode = self.compiled(self.network(slots).decode)
         self.kv = self.cache(slots)
         for cached in (*self.kv.keys, *self.kv.values):
-            cached.normal_()  # as after a prefill of random tokens: never zeros
+            if cached is not None:
+                cached.normal_()  # as after a prefill of random tokens: never zeros
         self.lengths = torch.tensor(self.filled, dtype=torch.int32, device=self.device)
         self.last = self.tokens(self.workload.batch_size)
+        self.drawn = self.routing(self.workload.batch_size)
         self.graph = self._capture() if self.device.type == "cuda" else None
 
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -71,7 +73,7 @@ class Decode(Subject):
     @torch.no_grad()
     def _advance(self) -> None:
         self.kv.lengths.copy_(self.lengths)
-        self.logits = self.decode(self.last, self.kv)
+        self.logits = self.decode(self.last, self.kv, self.drawn)
         self.last.copy_(self.logits.argmax(-1))
 
     def step(self) -> None:

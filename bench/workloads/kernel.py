@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from bench.config import Workload
 from bench.kernels.best import ran
 from bench.kernels.op import compiled, discover, load, output_errors, owned, widened
 from bench.model.transformer import DTYPES
+from bench.workload import Workload
 
 CACHE_BYTES = 256 << 20  # more than twice the largest last-level cache of the GPUs in configs/gpus
 MOST_SETS = 16

@@ -24,12 +24,15 @@ class Prefill(Subject):
 
     def prepare(self) -> None:
         w = self.workload
-        self.prefill = self.compiled(self.network(w.input_tokens).prefill)
+        network = self.network(w.input_tokens)
+        self.prefill = self.compiled(network.prefill)
         self.kv = self.cache(w.input_tokens)
         self.prompts = self.tokens(w.batch_size, w.input_tokens)
+        drawn = self.routing(w.batch_size * w.input_tokens)
+        self.given = network.described(w.batch_size, w.input_tokens, None, drawn)
 
     def step(self) -> None:
-        self.prefill(self.prompts, self.kv)
+        self.prefill(self.prompts, self.kv, self.given)
 
 
 build = Prefill

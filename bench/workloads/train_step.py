@@ -1,9 +1,8 @@
-"""One optimiser step: forward, backward, AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101).
+"""One optimiser step: forward, backward, AdamW, over `gradient_accumulation` micro-batches.
 
-In bf16 the working copy is bf16 and an fp32 master, fp32 summed gradients and fp32 states stand behind it (mixed
-precision as in Micikevicius et al. 2018, arXiv 1710.03740, and Megatron-LM). Gradient accumulation sums
-`gradient_accumulation` micro-batches before the update. The update is torch's fused AdamW for backends `reference` and
-`compile`, and the op `adamw`, which writes the working copy in the same pass, for `triton` and `best`.
+What the step trains on and how is the workload's: documents packed into sequences, drawn routing of experts, adapters
+on a frozen base (LoRA), fp8 projections, activation checkpointing, 16-bit optimiser states. On several GPUs the same
+step runs sharded (parallel.py): each data-parallel rank has `batch_size` sequences a micro-batch of its own.
 """
 
 from __future__ import annotations
@@ -11,92 +10,115 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
-from bench.kernels.op import load
-from bench.model import accounting, oracle
+from bench.model import accounting, documents, oracle
+from bench.model.fp8 import use_fp8
+from bench.model.layer import Layer
+from bench.model.lora import adapt
+from bench.model.optimiser import AdamW, whole
+from bench.model.parallel import Parallel
 from bench.model.subject import Subject
-
-LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.1  # Llama 2's, arXiv 2307.09288
 
 
 class TrainStep(Subject):
-    """See measure/cell.py for what these names mean. Tokens a step: batch x tokens x accumulation."""
+    """See measure/cell.py for what these names mean. Tokens a step: batch x tokens x accumulation x data ranks."""
 
     token_kind = "trained"
 
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         w = self.workload
-        sizes = (w.batch_size, w.input_tokens, w.gradient_accumulation)
-        self.tokens_per_step = w.batch_size * w.input_tokens * w.gradient_accumulation
-        self.counts(accounting.train_step(self.slice, *sizes, w.precision))
+        replicas = (self.world["world_size"] if self.world else 1) // w.tensor_parallel
+        sequences = w.batch_size * w.gradient_accumulation
+        self.tokens_per_step = sequences * w.input_tokens * replicas
+        self.lengths = self.documents(sequences, w.input_tokens)
+        self.counts(
+            accounting.train_step(
+                self.slice,
+                w.batch_size,
+                w.input_tokens,
+                w.gradient_accumulation,
+                w.precision,
+                documents=self.lengths,
+                lora_rank=w.lora_rank,
+                optimizer_states=w.optimizer_states,
+                replicas=replicas,
+            )
+        )
+
+    def documents(self, sequences: int, tokens: int) -> list[list[int]] | None:
+        """Lengths of the documents packed into each sequence, or None where each is one."""
+        w = self.workload
+        if w.document_tokens_median is None or w.document_tokens_sigma is None:
+            return None
+        return documents.packed(sequences, tokens, w.document_tokens_median, w.document_tokens_sigma)
+
+    def adjust(self, module: nn.Module) -> None:
+        """Adapters, fp8 and checkpointing as the workload says, in a layer or the whole model."""
+        w = self.workload
+        if w.lora_rank:
+            adapt(module, w.lora_rank, w.lora_alpha)
+        if w.precision == "fp8":
+            use_fp8(module, w.fp8_scaling)
+        for part in module.modules():
+            if isinstance(part, Layer):
+                part.checkpointing = w.checkpointing
 
     def check(self) -> tuple[float, float, str]:
-        return self.against_float64(oracle.gradient_error, oracle.GRADIENT_TOLERANCE)
+        w = self.workload
+        error, shape = oracle.gradient_error(
+            self.model,
+            self.backend,
+            w.precision,
+            self.device,
+            w.input_tokens,
+            adjust=self.adjust,
+            lengths=self.documents,
+            zipf=w.routing_zipf or 0.0,
+        )
+        return error, w.tolerance or oracle.GRADIENT_TOLERANCE[w.precision], shape
+
+    def finish(self, module: nn.Module) -> None:
+        """Adjust a layer once its weights are there, and the model last; then shard it where there are ranks."""
+        self.adjust(module)
+        if self.parallel:
+            self.parallel.finish(module)
 
     def prepare(self) -> None:
         w = self.workload
-        network = self.network(w.input_tokens)
-        self.weights: list[torch.Tensor] = list(network.parameters())
-        self.mixed = w.precision != "fp32"
-        self.masters = [p.detach().float() for p in self.weights] if self.mixed else self.weights
-        self.fused = self.backend in ("triton", "best")
-        if self.fused:
-            self.adamw = load(self.backend).adamw
-            self.states = [[torch.zeros_like(master) for master in self.masters] for _ in range(2)]
-            self.count = torch.zeros((), device=self.device)
-        else:
-            self.optimiser = torch.optim.AdamW(
-                self.masters, LEARNING_RATE, BETAS, weight_decay=WEIGHT_DECAY, fused=self.device.type == "cuda"
-            )
-        if self.mixed:
-            for master in self.masters:
-                master.grad = torch.zeros_like(master)
+        self.parallel = Parallel(self.world, w.tensor_parallel, w.precision, self.device) if self.world else None
+        precision = "fp32" if self.parallel else w.precision  # sharded weights are fp32 and their own masters
+        network = self.model_under_test = self.network(w.input_tokens, precision=precision, finish=self.finish)
+        several = w.gradient_accumulation > 1
+        self.optimiser = AdamW(
+            list(network.parameters()),
+            self.backend,
+            states=w.optimizer_states,
+            sums=several,
+            local=self.parallel.local if self.parallel else whole,
+        )
         self.loss = self.compiled(network.loss)
-        self.data = self.tokens(w.gradient_accumulation, w.batch_size, w.input_tokens + 1)
+        rank = self.parallel.data_rank if self.parallel else 0
+        self.data = self.tokens(w.gradient_accumulation, w.batch_size, w.input_tokens + 1, seed=3 + rank)
+        routing = self.routing(w.batch_size * w.input_tokens)
+        per = w.batch_size
+        self.given = [
+            network.described(per, w.input_tokens, self.lengths and self.lengths[i * per : (i + 1) * per], routing)
+            for i in range(w.gradient_accumulation)
+        ]
 
     def step(self) -> None:
-        for batch in self.data:
-            loss = self.loss(batch[:, :-1], batch[:, 1:]) / len(self.data)
+        last = len(self.data) - 1
+        self.last_loss = torch.zeros((), device=self.device)
+        for index, (batch, given) in enumerate(zip(self.data, self.given, strict=True)):
+            if self.parallel:
+                self.parallel.sync(self.model_under_test, index == last)
+            loss = self.loss(batch[:, :-1], batch[:, 1:], given) / len(self.data)
             loss.backward()
-            if self.mixed:
-                with torch.no_grad():
-                    torch._foreach_add_(_gradients(self.masters), _gradients(self.weights))
-                for weight in self.weights:
-                    weight.grad = None
-        self._update()
-        if self.mixed:  # kept and zeroed: their addresses stand in the op's table
-            torch._foreach_zero_(_gradients(self.masters))
-        else:
-            for weight in self.weights:
-                weight.grad = None
-
-    @torch.no_grad()
-    def _update(self) -> None:
-        if not self.fused:
-            self.optimiser.step()
-            if self.mixed:
-                torch._foreach_copy_(self.weights, self.masters)
-            return
-        self.count += 1
-        self.adamw(
-            self.masters,
-            _gradients(self.masters),
-            *self.states,
-            self.count,
-            lr=LEARNING_RATE,
-            betas=BETAS,
-            weight_decay=WEIGHT_DECAY,
-            copies=self.weights if self.mixed else None,
-        )
-
-
-def _gradients(weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Each weight's gradient; one that is missing is an error, not a skipped update."""
-    found = [weight.grad for weight in weights if weight.grad is not None]
-    if len(found) < len(weights):
-        raise RuntimeError(f"{len(weights) - len(found)} of {len(weights)} weights got no gradient")
-    return found
+            self.last_loss += loss.detach()
+            self.optimiser.gather()
+        self.optimiser.update()
 
 
 build = TrainStep

@@ -23,7 +23,7 @@ def brute_attention(
     sinks: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
 ) -> torch.Tensor:
-    out, group, length = torch.zeros_like(q), q.shape[2] // k.shape[2], q.shape[1]
+    out, group, length = q.new_zeros(*q.shape[:3], v.shape[3]), q.shape[2] // k.shape[2], q.shape[1]
     bounds = [] if cu_seqlens is None else cu_seqlens.tolist()
     for b, t, h in torch.cartesian_prod(*(torch.arange(n) for n in q.shape[:3])).tolist():
         first = max([0, *(start - b * length for start in bounds if start <= b * length + t)])

@@ -1,0 +1,132 @@
+"""Training peers: other people's whole models under our workload, one file each, as backend `peer:<file>`.
+
+A peer file has `why_not(model, workload, device) -> str | None` (one line where it cannot run) and
+`build(model, workload, device, layers)`, which answers a Network: the same architecture with random weights in the
+workload's precision. Optional: `untouched(model)`, a context in which nothing is patched. `bench.config` lists them.
+
+Checked against float64 like ours, but a peer's weights are its own: the truth is transformers' eager module with the
+same weights in float64, attending by a mask where documents are packed. The error is that of the loss and of all
+gradients together:  sqrt(sum of squared differences / sum of squares).  Each mixture has as many experts there as a
+token meets, so that every token meets all of them: rounding may tie what float64 tells apart, and another expert
+chosen is no error of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bench import config
+from bench.architecture import Model
+from bench.peers.found import one_line
+from bench.workload import Workload
+
+# About twice what transformers' own eager modules show at the check's shape, the worst of its eight families.
+TOLERANCE = {"fp32": 2e-6, "fp16": 5e-3, "bf16": 2.5e-2}
+BATCH, TOKENS = 2, 320
+MOST_WORDS = 1.5e9  # weights of both embedding tables; beyond, their float64 twins and gradients would not fit
+
+
+class Given(Protocol):
+    """What a batch is, beside its tokens: bench.model.parts.Tokens."""
+
+    @property
+    def positions(self) -> Tensor:
+        """(1 or B, T), each token's place in its document."""
+
+    @property
+    def documents(self) -> Tensor | None:
+        """cu_seqlens of the packed documents, int32 (n + 1,)."""
+
+
+class Network(Protocol):
+    """What a training step needs of a peer's model."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every weight, once."""
+
+    def loss(self, tokens: Tensor, targets: Tensor, given: Given | None = None) -> Tensor:
+        """Mean cross-entropy in nats of targets (B, T) given tokens (B, T); target -100 is left out."""
+
+    def described(self) -> str:
+        """Version and settings, for the row."""
+
+
+def peer(backend: str) -> Any:
+    """The file of backend `peer:<file>`. Raises ValueError where there is none."""
+    if backend not in config.training_peers():
+        raise ValueError(f"no training peer {backend!r}; known: {', '.join(config.training_peers())}")
+    return importlib.import_module(f"bench.peers.train.{backend.removeprefix('peer:')}")
+
+
+def why_not(backend: str, model: dict[str, Any], workload: dict[str, Any], device: str) -> str | None:
+    """Why this cell cannot run here, or None; whatever another project's import does is a reason."""
+    try:
+        reason: str | None = peer(backend).why_not(Model(**model), Workload(**workload), torch.device(device))
+    except (Exception, SystemExit) as error:
+        return f"does not import: {one_line(error)}"
+    return reason
+
+
+def network(backend: str, model: Model, workload: Workload, device: torch.device, layers: int) -> Network:
+    """The peer's model with its weights on the device."""
+    made: Network = peer(backend).build(model, workload, device, layers)
+    return made
+
+
+def reduced(model: Model) -> Model:
+    """The architecture to check: its first layers up to one of each kind, two at least; see the top of this file."""
+    model = model.sliced(min(model.layers, max(2, max(model.distinct_layers) + 1)))
+    if model.experts:
+        model = dataclasses.replace(model, experts=model.top_k, router_groups=1, router_top_groups=1)
+    if 2 * model.vocab * model.hidden > MOST_WORDS:
+        model = dataclasses.replace(model, vocab=min(model.vocab, 16384))
+    return model
+
+
+def check(
+    backend: str,
+    model: Model,
+    workload: Workload,
+    device: torch.device,
+    describe: Callable[[int, int], Given | None] = lambda batch, length: None,
+) -> tuple[float, float, str]:
+    """Relative error against float64, the tolerance, and the shape checked.
+
+    `describe` gives what a batch of that many sequences of that many tokens is: its packing, or None.
+    """
+    file, small, length = peer(backend), reduced(model), min(TOKENS, workload.input_tokens)
+    generator = torch.Generator().manual_seed(2)
+    data = torch.randint(small.vocab, (BATCH, length + 1), generator=generator).to(device)
+    given = describe(BATCH, length)
+    theirs: Network = file.build(small, workload, device, small.layers)
+    loss = theirs.loss(data[:, :-1], data[:, 1:], given)
+    loss.backward()
+    with getattr(file, "untouched", lambda model: nullcontext())(small):
+        exact = peer("peer:transformers").truth(small, workload, device, small.layers)
+        with torch.no_grad():
+            for wide, narrow in zip(exact.parameters(), theirs.parameters(), strict=True):
+                wide.copy_(narrow)
+        truth = exact.loss(data[:, :-1], data[:, 1:], given)
+        truth.backward()
+    error = max(float((loss - truth).abs() / truth), _apart(theirs, exact))
+    torch.compiler.reset()  # what was compiled for this shape must not make the timed one a dynamic one
+    cut = [f"{name}={getattr(small, name)}" for name in ("experts", "vocab") if getattr(small, name) != getattr(model, name)]
+    return error, TOLERANCE[workload.precision], " ".join([f"layers={small.layers}", *cut, f"batch={BATCH}", f"tokens={length}"])
+
+
+def _apart(theirs: Network, exact: Network) -> float:
+    """Relative error of all gradients together; NaN where a weight got none."""
+    off, whole = 0.0, 0.0
+    for ours, wide in zip(theirs.parameters(), exact.parameters(), strict=True):
+        if ours.grad is None or wide.grad is None:
+            return float("nan")
+        off += float((ours.grad.double() - wide.grad).square().sum())
+        whole += float(wide.grad.square().sum())
+    return float((off / whole) ** 0.5)

@@ -1,0 +1,88 @@
+"""A workload as its TOML states it: one phase with its sizes and, for training, how it is done.
+
+Tokens are per sequence; `batch_size` counts sequences (of a micro-batch, on each GPU, in training).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from bench.config import PRECISIONS, require
+
+TRAINING = ("train_step", "rl_step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """decode: contexts spread evenly from `input_tokens` to `input_tokens + output_tokens`.
+
+    kernel: `op` at its `shape`. rl_step: `prompts` of `input_tokens`, each answered `rollouts` times.
+    """
+
+    FOLDER: ClassVar[str] = "workloads"
+    key: str = ""
+    phase: str  # a file in bench/workloads
+    precision: str
+    batch_size: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+    gradient_accumulation: int = 1
+    op: str | None = None
+    shape: str | None = None
+    tolerance: float | None = None  # relative error of the check against float64; None: by precision
+    # how a training step is done
+    document_tokens_median: float | None = None  # documents packed into each sequence, their lengths lognormal
+    document_tokens_sigma: float | None = None  # standard deviation of the logarithm of the length
+    checkpointing: str = "none"  # selective: the MLPs are computed again in backward; full: the layers are
+    optimizer_states: str = "fp32"  # of AdamW's two averages: fp32 | bf16
+    fp8_scaling: str = "rowwise"  # precision fp8: one scale a row, or a tensor: rowwise | tensorwise
+    routing_zipf: float | None = None  # experts drawn with popularity rank^-zipf (0: uniform); None: as the router says
+    expert_parallel: int = 1  # the share of the experts that one of this many GPUs holds
+    tensor_parallel: int = 1  # GPUs that share each layer's matrices
+    lora_rank: int | None = None  # adapters of this rank on every projection; the base is frozen
+    lora_alpha: float = 16.0  # adapters' outputs are scaled by alpha / rank
+    # rl_step
+    prompts: int = 1
+    rollouts: int = 1  # answers to each prompt
+    answer_tokens_quantiles: tuple[float, ...] = ()  # answer lengths at evenly spaced quantiles, the first at 0
+    source: str  # why these sizes
+
+    def __post_init__(self) -> None:
+        phases = sorted(p.stem for p in (Path(__file__).parent / "workloads").glob("[a-z]*.py"))
+        choices = {
+            "phase": tuple(phases),
+            "precision": PRECISIONS,
+            "checkpointing": ("none", "selective", "full"),
+            "optimizer_states": ("fp32", "bf16"),
+            "fp8_scaling": ("rowwise", "tensorwise"),
+        }
+        for name, known in choices.items():
+            require(getattr(self, name) in known, name, f"one of {', '.join(known)}, got {getattr(self, name)!r}")
+        counts = ("batch_size", "gradient_accumulation", "expert_parallel", "tensor_parallel", "prompts", "rollouts")
+        for name in counts:
+            require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
+        least = 0 if self.phase in ("kernel", "ceiling") else 1
+        require(self.input_tokens >= least, "input_tokens", f"at least {least}, got {self.input_tokens}")
+        require(self.output_tokens >= 0, "output_tokens", f"a count, got {self.output_tokens}")
+        allowed = self.tolerance is None or 0 < self.tolerance <= 0.1
+        require(allowed, "tolerance", f"above 0 and at most 0.1, got {self.tolerance}")
+        self._training()
+
+    def _training(self) -> None:
+        together = (self.document_tokens_median is None) == (self.document_tokens_sigma is None)
+        require(together, "document_tokens_sigma", "document_tokens_median and document_tokens_sigma, or neither")
+        for name in ("document_tokens_median", "document_tokens_sigma"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, f"a positive number, got {value}")
+        zipf = self.routing_zipf
+        require(zipf is None or zipf >= 0, "routing_zipf", f"0 (uniform) or more, got {zipf}")
+        require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", f"at least 1, got {self.lora_rank}")
+        require(self.lora_alpha > 0, "lora_alpha", f"a positive number, got {self.lora_alpha}")
+        quantiles = self.answer_tokens_quantiles
+        if self.phase == "rl_step":
+            rising = all(a <= b for a, b in itertools.pairwise(quantiles))
+            holds = len(quantiles) >= 2 and quantiles[0] >= 1 and rising
+            require(holds, "answer_tokens_quantiles", "two or more token counts, rising, the first at least 1")
