@@ -9,6 +9,7 @@ OUT ?= results
 FRESH ?=
 BUDGET ?=
 ARGS ?=
+NPROC ?=
 export TORCH_INDEX
 
 PY = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
@@ -18,14 +19,14 @@ PY = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo "variables: SUITE=smoke|quick|... OUT=folder FRESH=1 BUDGET=4m ARGS='--dry-run' VENV= PYTHON=python3 TORCH_INDEX=..."
+	@echo "variables: SUITE=smoke|quick|... OUT=folder FRESH=1 BUDGET=4m NPROC=8 ARGS='--dry-run' VENV= PYTHON=python3 TORCH_INDEX=..."
 
 setup: ## make the virtual environment (VENV= to use PYTHON as it is)
 	@$(if $(VENV),$(PYTHON) -m bench.install $(VENV) $(EXTRAS),true)
 
 bench: setup ## measure (GPU, or CPU without one), price, test the claim, write results/local/report
 	@$(PY) -m bench list providers > /dev/null
-	@$(PY) -m bench run --suite $(SUITE) --out $(OUT) $(if $(filter-out 0 no false,$(FRESH)),--fresh) $(if $(BUDGET),--budget $(BUDGET)) $(ARGS)
+	@$(PY) $(if $(NPROC),-m torch.distributed.run --standalone --nproc-per-node $(NPROC)) -m bench run --suite $(SUITE) --out $(OUT) $(if $(filter-out 0 no false,$(FRESH)),--fresh) $(if $(BUDGET),--budget $(BUDGET)) $(ARGS)
 	@$(PY) -m bench report --out $(OUT)
 
 test: setup ## the tests: one process interprets the kernels, a second compiles them ahead of time

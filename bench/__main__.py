@@ -58,26 +58,30 @@ def run(
 ) -> None:
     """Measure a suite: facts into --out/runs. Finished cells are never measured again."""
     use_configs(configs)
-    from bench import journal, plan
+    from bench import crew, journal
     from bench import run as runner
     from bench.display import Display
     from bench.measure.worker import Worker
 
+    world = crew.world()  # under torchrun one process of several: rank 0 leads, the others only measure along
+    if world and world.rank > 0:
+        return crew.follow(world, crew.open_store())
     display = Display()
-    worker = Worker()
+    worker = crew.Crew(world, crew.open_store()) if world else Worker()
     try:
         chosen = runner.suite_for(suite, worker)
         if budget is not None:
             chosen = dataclasses.replace(chosen, budget_s=parse_budget(budget))
         if dry_run:
             facts = runner.facts_of(chosen, worker)
-            cells = plan.cells(chosen, facts.get("device_memory_bytes") or facts["memory_bytes"])
-            display.planned(chosen, cells, set(), out)
+            display.planned(chosen, runner.cells_of(chosen, facts), set(), out)
             return
         outcome = runner.run(chosen, out, display, fresh=fresh, worker=worker)
     finally:
         display.close()
         worker.stop()
+        if isinstance(worker, crew.Crew):
+            worker.close()
     display.say(f"facts: {outcome.folder}")
     if pack:
         display.say(f"packed: {journal.pack(outcome.folder, pack)}")
@@ -196,7 +200,7 @@ def exit_code(error: Exception) -> int | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"ConfigError", "ResultsError"}:
         return 2
-    return 1 if kinds & {"JournalError", "WorkerDied", "OSError", "DerivedDiffer"} else None
+    return 1 if kinds & {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer"} else None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import filelock
 from bench import results
 from bench import runs as run_folders
 
-IDENTITY = ("suite", "device_uuid", "source_hash", "torch", "triton")  # what must agree to resume a run
+IDENTITY = ("suite", "device_uuid", "n_gpus", "source_hash", "torch", "triton")  # what must agree to resume a run
 SCHEMA = 1
 TRIED_AGAIN = ("crashed", "timeout", "error", "unavailable")  # by the next `make bench` of the same run
 

@@ -19,7 +19,10 @@ from bench.model import accounting, memory
 from bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURING_HALF = ("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py")
+MEASURING_HALF = (
+    *("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py"),
+    "bench/peers/train/*.py",
+)
 CHOICES = ("configs/tuning/*.csv", "configs/best.csv", "results/local/tuning.csv", "results/local/best.csv")
 
 
@@ -36,11 +39,18 @@ class Cell:
     setup_s: float
     limit_s: float
     unavailable: str | None = None
+    n_gpus: int = 1  # processes that run it together
 
     @property
     def estimate_s(self) -> float:
         """Expected time, for the plan."""
         return 0.0 if self.unavailable else self.setup_s + self.seconds
+
+    @property
+    def is_part(self) -> bool:
+        """Whether fewer layers or experts run than the model has."""
+        fewer = bool(self.model and self.layers and self.layers < self.model.layers)
+        return fewer or self.workload.expert_parallel > 1
 
     def request(self) -> dict[str, Any]:
         """What the worker needs to build it: the configs travel whole, so a drop-in config works too."""
@@ -53,6 +63,14 @@ class Cell:
             "seconds": self.seconds,
         }
 
+    def possible(self, device: str) -> tuple[str, dict[str, Any]]:
+        """What to call for why this cell cannot run, and with what: the answer is a reason or None."""
+        if not self.backend.startswith("peer:"):
+            return "bench.kernels.op:why_not", {"backend": self.backend}
+        asked = self.request()["arguments"]
+        asked.pop("layers")
+        return "bench.peers.train.found:why_not", asked | {"device": device}
+
     def columns(self) -> dict[str, Any]:
         """The columns of cells.csv known before measuring."""
         w = self.workload
@@ -64,28 +82,40 @@ class Cell:
             "workload": w.key,
             "backend": self.backend,
             "precision": w.precision,
-            "n_gpus": 1,
+            "n_gpus": self.n_gpus,
             "batch_size": None if kernel else w.batch_size * w.gradient_accumulation,
             "input_tokens": None if kernel else w.input_tokens,
             "output_tokens": None if kernel else w.output_tokens,
             "layers": self.model.layers if self.model else None,
             "layers_measured": self.layers,
+            "expert_parallel": w.expert_parallel if w.expert_parallel > 1 else None,
+            "tensor_parallel": w.tensor_parallel if self.n_gpus > 1 else None,
+            "lora_rank": w.lora_rank,
+            "routing_zipf": w.routing_zipf if self.model and self.model.experts else None,
         }
 
 
-def _cells_of(group: Group, model: Model | None, workload: Workload, backend: str, memory_bytes: float) -> list[Cell]:
+def _cells_of(
+    group: Group, model: Model | None, workload: Workload, backend: str, memory_bytes: float, ranks: int
+) -> list[Cell]:
+    shared = ranks > 1 and workload.phase == "train_step"
+
     def cell(layers: int | None, unavailable: str | None) -> Cell:
         parts = [model.key] if model else []
         parts += [workload.key, backend]
         if model and layers and layers < model.layers:
             parts.append(f"layers={layers}")
         key = "/".join(parts)
-        return Cell(key, workload, backend, model, layers, group.seconds, group.setup_s, group.limit_s, unavailable)
+        gpus = ranks if shared else 1
+        times = (group.seconds, group.setup_s, group.limit_s)
+        return Cell(key, workload, backend, model, layers, *times, unavailable, gpus)
 
     if model is None:
         return [cell(None, None)]
+    if reason := _alone(model, workload, backend, ranks):
+        return [cell(None, reason)]
     try:
-        depths = memory.depths(model, workload, memory_bytes)
+        depths = memory.depths(model, workload, memory_bytes, ranks if shared else 1)
     except ValueError as error:  # its experts do not divide
         return [cell(None, f"{workload.key} with {model.key}: {error}")]
     if not depths:
@@ -94,8 +124,33 @@ def _cells_of(group: Group, model: Model | None, workload: Workload, backend: st
     return [cell(depth, None) for depth in depths]
 
 
-def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
-    """Every cell of the suite on a device of that memory. Raises ConfigError for a name that does not exist."""
+def _alone(model: Model, workload: Workload, backend: str, ranks: int) -> str | None:
+    """Why `ranks` GPUs cannot run this together, or None."""
+    parts = workload.tensor_parallel
+    if ranks == 1:
+        return None if parts == 1 else f"tensor_parallel = {parts} needs {parts} GPUs or a multiple: make bench NPROC"
+    plain = model.attention == "gqa" and not (model.experts or model.qk_norm) and workload.lora_rank is None
+    return next(
+        (
+            reason
+            for reason, holds in (
+                (f"phase {workload.phase} runs on one GPU: not under torchrun", workload.phase != "train_step"),
+                ("a share of the experts stands for one GPU of many: not under torchrun", workload.expert_parallel > 1),
+                (f"{backend} runs on one GPU: not under torchrun", backend.startswith("peer:")),
+                (f"tensor_parallel = {parts} does not divide {ranks} GPUs", ranks % parts > 0),
+                ("tensor_parallel needs a dense model without QK-norm and no adapters", parts > 1 and not plain),
+            )
+            if holds
+        ),
+        None,
+    )
+
+
+def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = True) -> list[Cell]:
+    """Every cell of the suite on `ranks` devices of that memory, in fp32 for bf16 where they have none.
+
+    Raises ConfigError for a name that does not exist.
+    """
     planned: list[Cell] = []
     for number, group in enumerate(suite.groups):
         where = f"configs/suites/{suite.key}.toml: groups[{number}]"
@@ -103,6 +158,7 @@ def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
         for model in filter(None, models):
             _counted(model)
         workloads = [_named(Workload, key, f"{where}.workloads") for key in group.workloads]
+        workloads = workloads if bf16 else [workload.without_bf16() for workload in workloads]
         for model in models:
             for workload in workloads:
                 if (model is None) != (workload.phase in ("kernel", "ceiling")):
@@ -111,7 +167,7 @@ def cells(suite: Suite, memory_bytes: float) -> list[Cell]:
                         + ("needs models" if model is None else "takes no models")
                     )
                 for backend in group.backends:
-                    planned += _cells_of(group, model, workload, backend, memory_bytes)
+                    planned += _cells_of(group, model, workload, backend, memory_bytes, ranks)
     doubled = {cell.key for cell in planned if sum(other.key == cell.key for other in planned) > 1}
     if doubled:
         raise config.ConfigError(f"configs/suites/{suite.key}.toml: groups: cell named twice: {min(doubled)}")

@@ -33,10 +33,10 @@ CELLS: dict[str, tuple[str, str]] = {
     "run": ("s", "run folder"),
     "cell": ("s", "key of the cell in its suite: model/workload/backend[/layers]"),
     "suite": ("s", "suite key"),
-    "phase": ("s", "train_step, prefill, decode, serve, kernel or ceiling"),
+    "phase": ("s", "train_step, rl_step, prefill, decode, serve, kernel or ceiling"),
     "model": ("s", "model key; blank where the cell needs none"),
     "workload": ("s", "workload key"),
-    "backend": ("s", "resolved backend: reference, compile, triton or peer:<name>"),
+    "backend": ("s", "resolved backend: reference, compile, triton, best or peer:<name>"),
     "precision": ("s", "precision of weights and matmuls"),
     "device": ("s", "cpu or cuda"),
     "gpu": ("s", "GPU key; cpu on a CPU; blank for a GPU no config names"),
@@ -85,6 +85,16 @@ CELLS: dict[str, tuple[str, str]] = {
     "expert_load": ("f", "tokens of the busiest expert over the mean, where routing is drawn"),
     "rollout_s_median": ("f", "rl_step: the part of a step spent generating answers, inference booked as training"),
     "scoring_s_median": ("f", "rl_step: the part spent scoring them; the rest is the policy's update"),
+    "tensor_parallel": ("i", "GPUs that share each layer's matrices"),
+    "exposed_communication_s": (
+        "f",
+        "time a step spends only communicating: nothing computes meanwhile; blank on one GPU",
+    ),
+    "lora_rank": (
+        "i",
+        "rank of the adapters; the base is frozen, so the rate is never that of training a whole model",
+    ),
+    "routing_zipf": ("f", "exponent experts are drawn with; 0 uniform; blank: the router's own"),
 }
 SAMPLES: dict[str, tuple[str, str]] = {
     "cell": ("s", "key of the cell"),

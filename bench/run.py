@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from bench import config, plan
 from bench.config import Suite
+from bench.crew import Crew, Ended
 from bench.journal import Journal
 from bench.measure.clock import now
 from bench.measure.worker import Worker, WorkerDied
@@ -61,7 +62,15 @@ def facts_of(suite: Suite, worker: Caller) -> dict[str, Any]:
     """The machine, for environment.json. Raises WorkerDied where the suite's device is not there."""
     facts: dict[str, Any] = worker.call("bench.measure.device:describe", {"device": suite.device}, DESCRIBE_LIMIT_S)
     gpu = "cpu" if suite.device == "cpu" else plan.gpu_key(facts["device_name"])
-    return {"suite": suite.key, "gpu": gpu, **facts, **_commit()}
+    several = {"n_gpus": worker.world.size} if isinstance(worker, Crew) else {}
+    return {"suite": suite.key, "gpu": gpu, **facts, **several, **_commit()}
+
+
+def cells_of(suite: Suite, facts: dict[str, Any]) -> list[Cell]:
+    """What the suite measures on this machine; ranks on a CPU share its memory, and it may have no bf16 arithmetic."""
+    ranks = facts.get("n_gpus", 1)
+    memory = facts.get("device_memory_bytes") or facts["memory_bytes"] / ranks
+    return plan.cells(suite, memory, ranks, bf16=facts.get("cpu_bf16", True))
 
 
 def _commit() -> dict[str, Any]:
@@ -92,8 +101,7 @@ def run(
     worker = worker or Worker()
     try:
         facts = facts_of(suite, worker)
-        memory = facts.get("device_memory_bytes") or facts["memory_bytes"]
-        cells = plan.cells(suite, memory)
+        cells = cells_of(suite, facts)
         facts |= {"source_hash": plan.source_hash(suite, cells), "plan": [cell.key for cell in cells]}
         with Journal.open(out / "runs", facts, fresh=fresh) as journal:
             journal.forget_passing_failures()
@@ -128,7 +136,11 @@ def _measure(
         backend = cell.backend
         listener.started(cell)
         started = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-        answer = _answer(cell, suite.device, worker, min(cell.limit_s, max(left, cell.estimate_s)))
+        ended = None
+        try:
+            answer = _answer(cell, suite.device, worker, min(cell.limit_s, max(left, cell.estimate_s)))
+        except Ended as end:
+            ended, answer = end, {"status": "crashed", "reason": str(end)}
         if answer["status"] == "timeout" and left < cell.limit_s:  # the budget cut it, not its own limit: no verdict
             worker.stop()
             outcome.left_out.extend(todo[position:])
@@ -138,12 +150,14 @@ def _measure(
         row = cell.columns() | answer
         row |= {"run": journal.folder.name, "suite": suite.key, "device": suite.device, "gpu": facts["gpu"]}
         row |= {"device_name": facts["device_name"], "started_at": started}
-        if cell.layers and cell.model and cell.layers < cell.model.layers:
-            # a slice's rate is not the model's: only the two-depth fit, right of the CSV, may use its times
+        if cell.is_part:
+            # its rate is not the model's: only the two-depth fit, right of the CSV, may use a slice's times
             row |= dict.fromkeys(("system_tokens_per_s", "system_tokens_per_s_low", "system_tokens_per_s_high"))
         journal.append(row, samples)
         outcome.measured.append(row)
         listener.ended(cell, row)
+        if ended:
+            raise ended
         if row["status"] != "ok":
             worker.stop()
     return outcome
@@ -154,10 +168,14 @@ def _answer(cell: Cell, device: str, worker: Caller, limit_s: float) -> dict[str
     if cell.unavailable:
         return {"status": "unavailable", "reason": cell.unavailable}
     try:
-        reason = worker.call("bench.kernels.op:why_not", {"backend": cell.backend}, DESCRIBE_LIMIT_S)
+        reason = worker.call(*cell.possible(device), DESCRIBE_LIMIT_S)
         if reason:
             return {"status": "unavailable", "reason": reason}
         request = cell.request() | {"device": device}
+        if cell.n_gpus > 1:
+            assert isinstance(worker, Crew)
+            shared: dict[str, Any] = worker.together(request, limit_s)
+            return shared
         answer: dict[str, Any] = worker.call("bench.measure.cell:run", request, limit_s)
     except WorkerDied as death:
         return {"status": death.status, "reason": death.reason}
@@ -165,7 +183,8 @@ def _answer(cell: Cell, device: str, worker: Caller, limit_s: float) -> dict[str
 
 
 def suite_for(key: str, worker: Caller) -> Suite:
-    """The suite of that key; `auto` is quick on CUDA and smoke on a CPU."""
+    """The suite of that key, or the one it names for a machine without CUDA; `auto` is quick, or smoke on a CPU."""
     if key == "auto":
         key = "quick" if detect(worker) == "cuda" else "smoke"
-    return config.load(Suite, key)
+    suite = config.load(Suite, key)
+    return config.load(Suite, suite.on_cpu) if suite.on_cpu and detect(worker) == "cpu" else suite

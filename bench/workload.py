@@ -5,6 +5,7 @@ Tokens are per sequence; `batch_size` counts sequences (of a micro-batch, on eac
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Workload:
     checkpointing: str = "none"  # selective: the MLPs are computed again in backward; full: the layers are
     optimizer_states: str = "fp32"  # of AdamW's two averages: fp32 | bf16
     fp8_scaling: str = "rowwise"  # precision fp8: one scale a row, or a tensor: rowwise | tensorwise
+    fp8_around: str = "bf16"  # precision fp8: what all but the projections is computed in: bf16 | fp32
     routing_zipf: float | None = None  # experts drawn with popularity rank^-zipf (0: uniform); None: as the router says
     expert_parallel: int = 1  # the share of the experts that one of this many GPUs holds
     tensor_parallel: int = 1  # GPUs that share each layer's matrices
@@ -58,6 +60,7 @@ class Workload:
             "checkpointing": ("none", "selective", "full"),
             "optimizer_states": ("fp32", "bf16"),
             "fp8_scaling": ("rowwise", "tensorwise"),
+            "fp8_around": ("bf16", "fp32"),
         }
         for name, known in choices.items():
             require(getattr(self, name) in known, name, f"one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -70,6 +73,17 @@ class Workload:
         allowed = self.tolerance is None or 0 < self.tolerance <= 0.1
         require(allowed, "tolerance", f"above 0 and at most 0.1, got {self.tolerance}")
         self._training()
+
+    @property
+    def working_precision(self) -> str:
+        """What weights and activations are held in."""
+        return self.fp8_around if self.precision == "fp8" else self.precision
+
+    def without_bf16(self) -> Workload:
+        """The same in fp32: for a CPU that only imitates bf16, many times slower."""
+        if self.precision == "fp8":
+            return dataclasses.replace(self, fp8_around="fp32")
+        return dataclasses.replace(self, precision="fp32") if self.precision == "bf16" else self
 
     def _training(self) -> None:
         together = (self.document_tokens_median is None) == (self.document_tokens_sigma is None)

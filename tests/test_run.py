@@ -81,7 +81,9 @@ def ok(step_s=0.5):
 
 @pytest.fixture
 def smoke() -> Suite:
-    return config.load(Suite, "smoke")
+    """Seven cells of suite smoke: three ceilings, three phases, one of another backend."""
+    suite = config.load(Suite, "smoke")
+    return dataclasses.replace(suite, groups=(*suite.groups[:2], suite.groups[-1]))
 
 
 def measure(suite, out, worker, **options):
@@ -251,11 +253,22 @@ def test_a_slice_has_times_but_no_rate(tmp_path):
 
 
 def test_a_model_that_cannot_run_is_a_row_with_its_reason(tmp_path):
-    group = Group(models=("deepseek_v3",), workloads=("prefill_tiny",), backends=("reference",))
+    group = Group(models=("mixtral_8x7b", "deepseek_v3"), workloads=("pretrain_moe_share",), backends=("reference",))
+    suite = Suite(key="smoke", device="cpu", budget_s=100, about="", groups=(group,))
+    outcome, _ = measure(suite, tmp_path, Recorded())
+    divided, large = outcome.measured
+    assert divided["status"] == large["status"] == "unavailable"
+    assert "expert_parallel: expected a divisor of experts = 8, got 16" in divided["reason"]
+    assert "not even a slice fits in 26 GB" in large["reason"]
+
+
+def test_a_share_of_the_experts_has_times_but_no_rate(tmp_path):
+    group = Group(models=("tiny_mla",), workloads=("pretrain_moe_share_tiny",), backends=("reference",))
     suite = Suite(key="smoke", device="cpu", budget_s=100, about="", groups=(group,))
     outcome, _ = measure(suite, tmp_path, Recorded())
     (row,) = outcome.measured
-    assert row["status"] == "unavailable" and "mixture of experts" in row["reason"]
+    assert row["expert_parallel"] == 4 and row["routing_zipf"] == 0
+    assert row["system_tokens_per_s"] is None and row["step_s_median"]
 
 
 def test_a_suite_that_names_nothing_real_is_refused_by_name():

@@ -1,11 +1,13 @@
 """One cell, inside the worker: build, check against float64, time, and say what came out.
 
 Correct before fast: a workload whose check fails is `incorrect` and gets no number. A run under Triton's
-interpreter is refused: its times mean nothing.
+interpreter is refused: its times mean nothing. Where several ranks measure a cell together (ranks.py) all of them come
+to the same row.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib
 import os
@@ -14,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.measure import device as machine
-from bench.measure.clock import CudaTimer, HostTimer, Timer, measure, now
+from bench.measure import ranks
+from bench.measure.clock import CudaTimer, HostTimer, PartTimer, Timer, Timing, measure, now
+from bench.measure.communication import exposed_s
 from bench.measure.energy import Board, BoardReading, open_board
 from bench.measure.statistics import summarise
 
@@ -49,7 +53,10 @@ class Runnable(Protocol):
         """One step, on the current stream; must not wait for the device."""
 
     def ops_ran(self) -> str | None:
-        """Backend best: which side each op took since the last call; None for every other backend."""
+        """Backend best: which side each op took since the last call; a peer: its version. None for all others."""
+
+    # Optional: `mark`, a callable to be set, which `step` calls with the name of each part it has finished;
+    # `columns`, further columns of the row, known once `prepare` has run.
 
 
 def resolve(target: str) -> Callable[..., Any]:
@@ -66,10 +73,12 @@ def status_of(error: BaseException) -> str:
     return "oom" if memory or "can't allocate memory" in text else "error"
 
 
-def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
+def run(
+    build: str, arguments: dict[str, Any], device: str, seconds: float, world: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Measure one cell. The answer holds columns of cells.csv, and `step_s`: the samples.
 
-    Never raises: whatever goes wrong is a status with one line of reason.
+    `world`: see ranks.joined. Never raises: whatever goes wrong is a status with one line of reason.
     """
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         return {"status": "unavailable", "reason": "TRITON_INTERPRET is set: interpreted kernels are never timed"}
@@ -77,7 +86,9 @@ def run(build: str, arguments: dict[str, Any], device: str, seconds: float) -> d
         import torch
 
         torch.compiler.reset()  # a worker outlives its cells, and torch.compile keeps only so many variants
-        return _measure(resolve(build)(device=device, **arguments), device, seconds)
+        with ranks.joined(world, device):
+            arguments = arguments | ({"world": world} if world else {})
+            return _measure(resolve(build)(device=device, **arguments), device, seconds, world is not None)
     except Exception as error:  # reported as a row, and the worker is replaced
         return {"status": status_of(error), "reason": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     finally:
@@ -91,9 +102,11 @@ def host_is_busy(before: float | None, after: float | None, seconds: float) -> b
     return after - before > BUSY * seconds * machine.cpu_count()
 
 
-def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
+def _measure(workload: Runnable, device: str, seconds: float, several: bool) -> dict[str, Any]:
     start = now()
     check = Check(*workload.check())
+    if several:
+        check = dataclasses.replace(check, error=ranks.worst(check.error))
     row: dict[str, Any] = {
         "check_error": check.error,
         "check_tolerance": check.tolerance,
@@ -110,8 +123,12 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
     setup_s = timer.now() - start
     board = open_board(_uuid()) if device == "cuda" else "no GPU"
     readings: list[BoardReading] = []
+    parts = PartTimer(device == "cuda")
+    if hasattr(workload, "mark"):
+        setattr(workload, "mark", parts.mark)  # noqa: B010  optional: Runnable does not have it
 
     def around(sample: Callable[[], None]) -> None:
+        parts.clear()
         if isinstance(board, Board):
             readings.append(board.watch(sample))
         else:
@@ -119,10 +136,21 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
 
     others = machine.others_cpu_s()
     begun = now()
-    timing = measure(workload.step, timer, seconds, around=around)
+    timing = measure(workload.step, ranks.RankTimer(timer) if several else timer, seconds, around=around)
     busy = host_is_busy(others, machine.others_cpu_s(), now() - begun)
+    row |= _figures(workload, timing, readings, busy)
+    row |= {f"{part}_s_median": value for part, value in parts.medians().items() if part != parts.last}
+    row |= {"setup_s": setup_s, "peak_memory_bytes": machine.peak_memory_bytes(device)}
+    if several:
+        row["exposed_communication_s"] = exposed_s(workload.step, device)
+        row = ranks.together(row)
+    return row
+
+
+def _figures(workload: Runnable, timing: Timing, readings: list[BoardReading], busy: bool) -> dict[str, Any]:
+    """The columns that samples, counts and the board give."""
     summary = summarise(timing.samples)
-    row |= {
+    row: dict[str, Any] = {
         "status": "ok",
         "samples": len(timing.samples),
         "step_s_median": summary.median,
@@ -130,10 +158,8 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
         "step_s_high": summary.high,
         "step_s_first_third": summary.first_third,
         "step_s_last_third": summary.last_third,
-        "setup_s": setup_s,
         "compile_s": timing.compile_s,
         "warmup_s": timing.warmup_s,
-        "peak_memory_bytes": machine.peak_memory_bytes(device),
         "tokens_per_step": workload.tokens_per_step,
         "token_kind": workload.token_kind,
         "flops_per_step": workload.flops,
@@ -141,6 +167,7 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
         "bytes_per_step": workload.bytes,
         "ops_ran": workload.ops_ran(),
         "step_s": timing.samples,
+        **getattr(workload, "columns", {}),
     }
     if workload.tokens_per_step:
         sustained = workload.tokens_per_step / summary.last_third
@@ -163,5 +190,5 @@ def _measure(workload: Runnable, device: str, seconds: float) -> dict[str, Any]:
 def _uuid() -> str | None:
     import torch
 
-    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
     return None if uuid is None else str(uuid)

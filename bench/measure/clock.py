@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -80,6 +80,37 @@ class CudaTimer:
         return [a.elapsed_time(b) / 1e3 / group for a, b in itertools.pairwise(events)]
 
 
+class PartTimer:
+    """How long the parts of a step take: the time from one mark to the next, the last mark ending the step."""
+
+    def __init__(self, cuda: bool):
+        self.cuda = cuda
+        self.last: str | None = None  # the part that ends a step
+        self.marks: list[tuple[str, Any]] = []
+
+    def mark(self, part: str) -> None:
+        """The part has been finished (on CUDA: will be, when the stream comes here)."""
+        at: Any = now()
+        if self.cuda:
+            import torch
+
+            at = torch.cuda.Event(enable_timing=True)
+            at.record()
+        self.marks.append((part, at))
+        self.last = part
+
+    def clear(self) -> None:
+        """Forget warm-up, but for where it ended."""
+        self.marks = self.marks[-1:]
+
+    def medians(self) -> dict[str, float]:
+        """Median seconds of each part; the device must be through with them."""
+        spans: dict[str, list[float]] = {}
+        for (_, before), (part, at) in itertools.pairwise(self.marks):
+            spans.setdefault(part, []).append(before.elapsed_time(at) / 1e3 if self.cuda else at - before)
+        return {part: float(np.median(values)) for part, values in spans.items()}
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds throughout; `steps` counts every step run while sampling."""
@@ -104,9 +135,11 @@ def measure(
     compile_s = timer.now() - start
 
     start = timer.now()
-    window = timer.times(step, WINDOW, 1)
+    window = timer.times(step, 1, 1)
+    count = WINDOW if window[0] < seconds / WINDOW else 1  # of steps longer than that, one has to do
+    window += timer.times(step, count - 1, 1)
     while True:
-        before, window = window, timer.times(step, WINDOW, 1)
+        before, window = window, timer.times(step, count, 1)
         spent = timer.now() - start
         steady = abs(np.median(window) / np.median(before) - 1) < STEADY
         if steady or spent > seconds / 2:

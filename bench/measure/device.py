@@ -68,7 +68,8 @@ def describe(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if device == "cpu":
-        return facts | {"device_name": facts["cpu_name"], "device_uuid": f"cpu:{cpu_count()}:{_machine_id()}"}
+        named = {"device_name": facts["cpu_name"], "device_uuid": f"cpu:{cpu_count()}:{_machine_id()}"}
+        return facts | named | {"cpu_bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())}
     if not torch.cuda.is_available():
         raise RuntimeError("torch finds no CUDA device, which this suite needs; on a CPU: --suite smoke")
     properties = torch.cuda.get_device_properties(0)

@@ -16,11 +16,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.measure.clock import now
 
+LOOK_S = 1.0  # how often `unless` is asked
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -56,8 +58,13 @@ class Worker:
         )
         os.close(write)
 
-    def call(self, target: str, arguments: dict[str, Any], limit_s: float) -> Any:
-        """The answer of `module:function`. Raises WorkerDied after `limit_s` seconds or when the process ends."""
+    def call(
+        self, target: str, arguments: dict[str, Any], limit_s: float, unless: Callable[[], str | None] | None = None
+    ) -> Any:
+        """The answer of `module:function`. Raises WorkerDied after `limit_s` seconds or when the process ends.
+
+        `unless` is asked every second; the reason it gives, if any, ends the process too.
+        """
         if self.process is None:
             self.start()
         assert self.process and self.process.stdin
@@ -67,9 +74,14 @@ class Worker:
         deadline, received = now() + limit_s, b""
         while not received.endswith(b"\n"):
             left = deadline - now()
-            if left <= 0 or not select.select([self.answers], [], [], left)[0]:
+            if left <= 0:
                 self.stop()
                 raise WorkerDied("timeout", f"no answer within {limit_s:g} s; the worker was killed")
+            if not select.select([self.answers], [], [], min(left, LOOK_S) if unless else left)[0]:
+                if unless and (reason := unless()):
+                    self.stop()
+                    raise WorkerDied("crashed", reason)
+                continue
             chunk = os.read(self.answers, 1 << 20)
             if not chunk:
                 raise WorkerDied("crashed", self._obituary())

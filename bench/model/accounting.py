@@ -209,10 +209,11 @@ def train_step(
     fp32 master weights and states then moves 28 bytes a parameter (reads g, p, m, v; writes p, m, v), 30 where
     a 16-bit working copy is written too, 8 less with bf16 states. Weights and gradients of fp8 training are 16-bit.
     Activations come on top and depend on the implementation: not counted. Frozen weights are read and no more.
-    `replicas` data-parallel ranks do this each on their own sequences, and update once between them.
+    `replicas` data-parallel ranks do this each on their own sequences (`documents` are those of all), and update once
+    between them.
     """
     precision = "bf16" if precision == "fp8" else precision
-    sequences = accumulation * batch
+    sequences = replicas * accumulation * batch
     adapters = adapter_params(m, lora_rank) if lora_rank else 0
     trained = adapters or total_params(m)
     # forward and gradient of activations for all, gradient of weights for those trained
@@ -225,7 +226,7 @@ def train_step(
     per_micro = 2 * _weight_bytes_read(m, batch * tokens, precision) + trained * BYTES[precision]
     update = (28.0 if precision == "fp32" else 30.0) - (8.0 if optimizer_states == "bf16" else 0.0)
     moved = replicas * accumulation * per_micro + update * trained
-    return Cost(replicas * flops(True), replicas * flops(False), moved)
+    return Cost(flops(True), flops(False), moved)
 
 
 def prefill(m: Model, batch: int, tokens: int, precision: str) -> Cost:

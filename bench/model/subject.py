@@ -33,7 +33,7 @@ class Subject:
     flops: float
     flops_unhalved: float
     bytes: float
-    expert_load: float | None = None  # tokens of the busiest expert over the mean, where routing is drawn
+    columns: dict[str, Any]  # further columns of the row; see measure/cell.py
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Subject:
         self.workload = Workload(**workload)
         self.model = subject_of(Model(**model), self.workload)
         self.slice = self.model.sliced(layers)
+        self.columns = {}
 
     def counts(self, cost: Cost) -> None:
         """Take over FLOPs and bytes of a step."""
@@ -55,7 +56,7 @@ class Subject:
 
     def network(self, max_tokens: int, **options: Any) -> Transformer:
         """The model with its weights on the device, for positions below `max_tokens`."""
-        options = {"precision": self.workload.precision} | options
+        options = {"precision": self.workload.working_precision} | options
         return Transformer(
             self.model, load(self.backend), device=self.device, max_tokens=max_tokens, layers=self.layers, **options
         )
@@ -71,12 +72,12 @@ class Subject:
         return torch.randint(self.model.vocab, shape, generator=generator).to(self.device)
 
     def routing(self, tokens: int) -> Tensor | None:
-        """Drawn routing of `tokens` tokens, where the workload asks for it; its imbalance becomes `expert_load`."""
+        """Drawn routing of `tokens` tokens, where the workload asks for it; how uneven it is becomes `expert_load`."""
         zipf = self.workload.routing_zipf
         if zipf is None or not self.slice.moe_layers:
             return None
         drawn, load_of = routing.drawn(self.model, tokens, zipf, self.device)
-        self.expert_load = routing.imbalance(load_of)
+        self.columns["expert_load"] = routing.imbalance(load_of)  # tokens of the busiest expert over the mean
         return drawn
 
     def compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
