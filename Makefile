@@ -42,9 +42,9 @@ report: setup ## rebuild the tracked derived files from the tracked runs, as of 
 check-results: setup ## the same into a scratch folder, and compare
 	@$(PY) -m bench report --check
 
-gpu: setup ## on a GPU host: kernel tests for real, suite quick, the run folder packed into PACK
+gpu: setup ## on a GPU host: kernel tests for real, suite quick (or SUITE), the run folder packed into PACK
 	-@$(PY) -m pytest tests/ops --maxfail=20
-	@$(PY) -m bench run --suite quick --out $(OUT) --pack $(or $(PACK),packed) $(if $(BUDGET),--budget $(BUDGET))
+	@$(PY) -m bench run --suite $(SUITE:auto=quick) --out $(OUT) --pack $(or $(PACK),packed) $(if $(BUDGET),--budget $(BUDGET))
 	@$(PY) -m bench claim --out $(OUT)
 
 perf: setup ## time every op, backend and public kernel installed here, into OUT/kernels/<run> (a CPU's: OUT/local/kernels); ARGS='--op NAME --run FOLDER'

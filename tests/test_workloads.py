@@ -5,12 +5,15 @@ import dataclasses
 import pytest
 import torch
 
+from bench import results
 from bench.architecture import Model
 from bench.config import load, load_all
 from bench.kernels.op import discover
+from bench.measure import cell
 from bench.measure.cell import resolve
 from bench.model import accounting
 from bench.workload import Workload
+from bench.workloads.train_step import TrainStep
 
 MODEL = dataclasses.replace(
     load(Model, "tiny_15m"), layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=97
@@ -164,3 +167,69 @@ def test_every_shipped_kernel_and_ceiling_workload_builds():
         if workload.phase in ("kernel", "ceiling"):
             build = resolve(f"bench.workloads.{workload.phase}:build")
             assert build(device="cpu", workload=dataclasses.asdict(workload), backend="reference").bytes > 0
+
+
+# ---------------------------------------------------------------- what a cell's row says of them
+
+
+def row_of(phase, model=MODEL, backend="reference", **sizes):
+    workload = Workload(key="w", phase=phase, source="test", **{"precision": "fp32", **sizes})
+    arguments = {"model": dataclasses.asdict(model), "workload": dataclasses.asdict(workload), "backend": backend}
+    return cell.run(f"bench.workloads.{phase}:build", arguments | {"layers": model.layers}, "cpu", 0.3)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """As in a worker: nothing interpreted."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def test_an_rl_steps_parts_are_in_its_row_and_make_up_the_step(timed):
+    sizes = {"prompts": 2, "rollouts": 2, "input_tokens": 8, "output_tokens": 12, "answer_tokens_quantiles": (6, 12)}
+    row = row_of("rl_step", **sizes)
+    assert row["status"] == "ok", row
+    parts = row["rollout_s_median"] + row["scoring_s_median"]
+    assert 0 < row["scoring_s_median"] < row["rollout_s_median"] < parts < 1.5 * row["step_s_median"]
+    assert "update_s_median" not in row and set(row) - {"step_s"} <= set(results.CELLS)
+
+
+def test_drawn_routings_imbalance_is_in_the_row_of_a_mixture_and_of_nothing_else(timed):
+    sizes = {"batch_size": 1, "input_tokens": 16, "routing_zipf": 1.0}
+    moe = dataclasses.replace(load(Model, "tiny_moe"), layers=2, vocab=97)
+    mixture, dense = (row_of("train_step", model, **sizes) for model in (moe, MODEL))
+    assert mixture["status"] == dense["status"] == "ok", (mixture, dense)
+    assert mixture["expert_load"] > 1.5 and "expert_load" not in dense
+
+
+@pytest.mark.parametrize("packed", [{}, {"document_tokens_median": 7, "document_tokens_sigma": 0.5}])
+def test_a_peer_takes_the_same_step_on_its_own_model(timed, packed):
+    pytest.importorskip("transformers", reason="extra peers is not installed")
+    sizes = {"batch_size": 2, "input_tokens": 24, "gradient_accumulation": 2, **packed}
+    row = row_of("train_step", backend="peer:transformers", **sizes)
+    assert row["status"] == "ok", row
+    assert row["ops_ran"].startswith("transformers=") and row["tokens_per_step"] == 96
+    ours, theirs = (make("train_step", backend=backend, **sizes) for backend in ("reference", "peer:transformers"))
+    assert ours.flops == theirs.flops
+    theirs.prepare()
+    losses = []
+    for _ in range(12):
+        theirs.step()
+        losses.append(float(theirs.last_loss))
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_each_data_rank_has_sequences_and_documents_of_its_own():
+    packed = {"document_tokens_median": 7, "document_tokens_sigma": 0.5}
+    sizes = {"batch_size": 2, "input_tokens": 24, "gradient_accumulation": 2, "tensor_parallel": 2, **packed}
+    workload = Workload(key="w", phase="train_step", precision="fp32", source="test", **sizes)
+    request = {"model": dataclasses.asdict(MODEL), "workload": dataclasses.asdict(workload), "layers": 2}
+    ranks = [
+        TrainStep(device="cpu", backend="reference", world={"rank": rank, "world_size": 4}, **request)
+        for rank in range(4)
+    ]
+    assert ranks[0].lengths == ranks[1].lengths != ranks[2].lengths == ranks[3].lengths  # neighbours share a replica
+    assert ranks[0].seed == ranks[1].seed != ranks[2].seed
+    every = ranks[0].lengths + ranks[2].lengths
+    assert {(job.tokens_per_step, job.flops) for job in ranks} == {(2 * 4 * 24, ranks[0].flops)}
+    cost = accounting.train_step(MODEL, 2, 24, 2, "fp32", documents=every, replicas=2)
+    assert ranks[0].flops == cost.flops

@@ -47,7 +47,7 @@ class RlStep(Subject):
         self.mark: Callable[[str], None] = lambda part: None
         self.lengths = answers.answer_tokens(w)
         self.tokens_per_step = sum(self.lengths)
-        self.rollout_idle_share = answers.idle_share(self.lengths)
+        self.columns["rollout_idle_share"] = answers.idle_share(self.lengths)
         self.counts(accounting_rl.rl_step(self.slice, w, self.lengths))
 
     def check(self) -> tuple[float, float, str]:
