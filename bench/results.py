@@ -95,6 +95,10 @@ CELLS: dict[str, tuple[str, str]] = {
         "rank of the adapters; the base is frozen, so the rate is never that of training a whole model",
     ),
     "routing_zipf": ("f", "exponent experts are drawn with; 0 uniform; blank: the router's own"),
+    "rollout_idle_share": (
+        "f",
+        "rl_step: share of the static batch's decoded places that come after their answer's end",
+    ),
 }
 SAMPLES: dict[str, tuple[str, str]] = {
     "cell": ("s", "key of the cell"),

@@ -1,4 +1,5 @@
-"""Rows made up for the report's tests, in results.py's schemas: a CPU run with a failure, two imported rates, a claim.
+"""Rows made up for the report's tests, in results.py's schemas: a CPU run with a failure, two imported rates, a claim,
+and on demand the cells of a training run on an H100.
 
 Numbers are round, so that a test can compute what the page must show. Claim, definitions and statements are not those
 of configs/claims on purpose: the report must read well for a claim no file describes.
@@ -7,12 +8,17 @@ of configs/claims on purpose: the report must read well for a claim no file desc
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Any
 
-from bench.results import CELLS, CLAIMS, COSTS
+from bench.price.throughput import throughput
+from bench.report.material import Material, gather
+from bench.report.page import Table, as_text
+from bench.results import CELLS, CLAIMS, COSTS, append
 
 AS_OF = datetime.date(2026, 11, 22)
 RUN = "20261122T030000_smoke_cpu_deadbeef"
+H100_RUN = "20261122T040000_training_h100_sxm_80gb_deadbeef"
 CLAIM = "serving_passes_training"
 DEFINITIONS = {"D1": 0.9, "D2": 0.56, "D3": 0.4, "D4": 0.6}  # share in 2030
 RATES = (("rate_train", "train_step", "trained", 80000.0), ("rate_serve", "serve", "output", 40000.0))
@@ -49,6 +55,32 @@ def cell(name: str, phase: str, **values: Any) -> dict[str, Any]:
         **{"system_tokens_per_s_low": 490.0, "system_tokens_per_s_high": 510.0},
     }
     return row(CELLS, **{**base, **values})
+
+
+def trained(name: str, **values: Any) -> dict[str, Any]:
+    """An ok training cell of 32 layers on one H100: 1 s a step, 8,192 tokens, half of 989.4 TFLOP/s, 40 GB, 700 J."""
+    model, workload, backend = name.split("/")[:3]
+    base = {
+        **{"run": H100_RUN, "suite": "training", "model": model, "workload": workload, "backend": backend},
+        **{"precision": "bf16", "device": "cuda", "gpu": "h100_sxm_80gb", "device_name": "NVIDIA H100 80GB HBM3"},
+        **{"layers": 32, "layers_measured": 32, "batch_size": 1, "input_tokens": 8192, "tokens_per_step": 8192},
+        **{"step_s_median": 1.0, "step_s_last_third": 1.0, "system_tokens_per_s": 8192.0},
+        **{"system_tokens_per_s_low": 8100.0, "system_tokens_per_s_high": 8300.0, "peak_memory_bytes": 40 * 10**9},
+        **{"flops_per_step": 0.5 * 989.4e12, "flops_per_step_unhalved": 0.6 * 989.4e12, "bytes_per_step": 1e12},
+        **{"energy_joules_per_step": 700.0, "energy_source": "counter"},
+    }
+    return cell(name, str(values.pop("phase", "train_step")), **{**base, **values})
+
+
+def sliced(name: str, layers: int, **values: Any) -> dict[str, Any]:
+    """A slice of `trained`: every count and time is what it has of a line through 0.1 and 1 at 32 layers, no rate."""
+    share = 0.1 + 0.9 * layers / 32
+    whole = trained(name)
+    sums = ("flops_per_step", "flops_per_step_unhalved", "bytes_per_step", "energy_joules_per_step")
+    times = {"step_s_median": share, "step_s_last_third": share, "step_s_low": share, "step_s_high": share}
+    rate = dict.fromkeys(("system_tokens_per_s", "system_tokens_per_s_low", "system_tokens_per_s_high"))
+    less = {**times, **rate, **{column: share * whole[column] for column in sums}, "layers_measured": layers}
+    return trained(name, **{**less, "cell": f"{name}/layers={layers}", **values})
 
 
 def cells() -> list[dict[str, Any]]:
@@ -168,3 +200,36 @@ def provenance() -> dict[str, Any]:
         "warnings": ["3 of 4 prices are older than 90 days (spot: 14)"],
         "published": PUBLISHED,
     }
+
+
+def ceiling(flops: float = 0.8 * 989.4e12, **values: Any) -> dict[str, Any]:
+    """A matmul that reached four fifths of the data sheet's bf16 peak in the training run."""
+    none = {"token_kind": None, "tokens_per_step": None, "system_tokens_per_s": None, "layers_measured": None}
+    return {**trained("none/matmul_bf16_8192/reference", phase="ceiling", **none, flops_per_step=flops), **values}
+
+
+def measured(cells: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The throughput rows that bench.price.throughput makes of cells, by way of run folders."""
+    rows = []
+    for run in sorted({cell["run"] for cell in cells}):
+        (folder / run).mkdir()
+        append(folder / run / "cells.csv", CELLS, [cell for cell in cells if cell["run"] == run])
+        (folder / run / "environment.json").write_text("{}")
+        rows += [row for row in throughput([folder / run]) if row["basis"] == "measured"]
+    return rows
+
+
+def material(*cells: dict[str, Any], costs: Any = (), published: Any = (), folder: Path | None = None) -> Material:
+    """What a report is made from: these cells and, where there is a folder to write runs into, their rates."""
+    rates = measured(list(cells), folder) if folder else []
+    return gather(list(cells), list(costs), [], rates, provenance() | {"published": list(published)}, AS_OF)
+
+
+def words(cell: Any) -> str:
+    """A cell, or a run of words and links, as plain text."""
+    return "".join(part if isinstance(part, str) else part.text for part in as_text(cell))
+
+
+def shown(table: Table) -> list[dict[str, str]]:
+    """A table's rows by column, as plain text."""
+    return [dict(zip(table.names, map(words, row.cells), strict=True)) for row in table.rows]

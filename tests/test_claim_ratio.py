@@ -14,7 +14,9 @@ DRAWS, SEED = 20_000, 1
 
 def row(name, phase, rate, **other):
     """A throughput row in the form of bench.price.throughput."""
-    kind = {"train_step": "trained", "prefill": "input", "decode": "output", "serve": "output"}[phase]
+    kind = {"train_step": "trained", "rl_step": "trained", "prefill": "input", "decode": "output", "serve": "output"}[
+        phase
+    ]
     return {
         "row": name,
         "basis": "imported",
@@ -84,7 +86,7 @@ def test_prefill_and_decode_are_mixed_by_time_per_request():
 
 
 @given(st.floats(1e2, 1e6), st.floats(1e2, 1e6), st.floats(0.1, 10))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)  # the first example reads every model's file
 def test_r_scales_with_training_and_falls_with_serving(trained, served, factor):
     def middle(t, s):
         chosen = pairs_of([row("published:t", "train_step", t), row("published:s", "serve", s)])
@@ -137,6 +139,53 @@ def test_of_measured_rows_the_fastest_configuration_counts_over_its_runs():
     assert source.sd == pytest.approx(ratio.SPREAD)  # three runs, but the devices are not known
 
 
+def test_a_public_implementation_counts_where_it_is_the_fastest():
+    ours = row("run/a", "train_step", 90.0, basis="measured", backend="triton")
+    peer = row("run/b", "train_step", 100.0, basis="measured", backend="peer:liger")
+    found, _ = ratio.rates([ours, peer], {})
+    assert found[0].sources[0].rows == ("run/b",)
+
+
+def test_another_number_of_gpus_is_another_configuration():
+    """Two GPUs at less a GPU than one: the rate of one counts, never a median over both."""
+    one = row("run0/a", "train_step", 100.0, basis="measured")
+    two = row("run1/a", "train_step", 160.0, basis="measured", n_gpus=2)
+    found, _ = ratio.rates([one, two], {})
+    (source,) = found[0].sources
+    assert (source.tokens_per_gpu_s, source.rows) == (100.0, ("run0/a",))
+
+
+def routed(name, rate, zipf, **other):
+    workload = "pretrain_moe_zipf" if zipf else "pretrain_moe_uniform"
+    fields = {"model": "gpt_oss_20b", "basis": "measured", "workload": workload, "routing_zipf": zipf}
+    return row(name, "train_step", rate, **{**fields, **other})
+
+
+def test_uniform_and_skewed_routing_count_alike():
+    """Routing is nobody's choice: the faster of the two must not speak alone, nor the slower."""
+    train = [routed("run/uniform", 8000.0, 0.0), routed("run/zipf", 4000.0, 0.5)]
+    serve = row("published:s", "serve", 4000.0, model="gpt_oss_20b")
+    found, _ = ratio.rates([*train, serve], {})
+    sources = next(rate.sources for rate in found if rate.phase == "train_step")
+    assert [source.rows for source in sources] == [("run/uniform",), ("run/zipf",)]
+    r = r_of([*train, serve])  # 3 x 8000 / 16000 and 3 x 4000 / 16000
+    assert np.mean(r > 1.1) == pytest.approx(0.5, abs=0.02)
+    assert np.median(r[r > 1.1]) == pytest.approx(1.5, rel=0.01)
+    assert np.median(r[r < 1.1]) == pytest.approx(0.75, rel=0.01)
+
+
+def test_the_fastest_configuration_is_sought_within_each_routing():
+    rows = [
+        routed("run/uniform", 8000.0, 0.0),
+        routed("run/uniform_compile", 9000.0, 0.0, backend="compile"),
+        routed("run/own", 8500.0, None, workload="train_4k"),  # of random weights: nearly uniform
+        routed("run/zipf", 4000.0, 0.5),
+        routed("run/zipf_compile", 3000.0, 0.5, backend="compile"),
+    ]
+    found, _ = ratio.rates(rows, {})
+    assert [source.rows for source in found[0].sources] == [("run/uniform_compile",), ("run/zipf",)]
+
+
 def test_three_runs_on_two_devices_bring_their_own_spread():
     rates = (90.0, 100.0, 110.0)
     runs = [
@@ -176,12 +225,24 @@ def test_every_gpu_and_model_weighs_the_same_however_many_rows_it_has():
         ({"layers_measured": 8}, "slice"),
         ({"system_tokens_per_s": None}, "without a rate"),
         ({"flags": "unsteady+above_datasheet"}, "above the datasheet"),
+        ({"lora_rank": 16}, "4N and not 6N"),
+        ({"lora_rank": 16, "layers_measured": "8+16 of 32", "basis": "measured"}, "4N and not 6N"),
+        ({"phase": "rl_step", "basis": "measured"}, "of phase rl_step"),
     ],
 )
 def test_rows_that_never_enter(change, reason):
     found, refused = ratio.rates([{**TRAIN, **change}], {})
     assert found == []
     assert list(refused.values()) == [1] and reason in next(iter(refused))
+
+
+@pytest.mark.parametrize("change", [{"lora_rank": 16}, {"phase": "rl_step"}])
+def test_a_faster_row_that_trains_no_whole_model_changes_neither_r_nor_the_break_even(change):
+    """Measured outranks imported, and the fastest counts: neither must let adapters or an RL step in."""
+    other = row("run/x", "train_step", 1e6, basis="measured") | change
+    assert np.array_equal(r_of([TRAIN, SERVE, other]), r_of([TRAIN, SERVE]))
+    assert pairs_of([TRAIN, SERVE, other]) == pairs_of([TRAIN, SERVE])
+    assert pairs_of([other, SERVE]) == []
 
 
 def test_a_two_depth_fit_enters_and_a_serve_row_without_lengths_does_not():

@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench import results
+from bench import config, results
 from bench.report import readme
+from bench.workload import TRAINING, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,6 +44,29 @@ def test_every_column_it_names_is_in_the_schema():
         assert name in known, name
     for name in results.CELLS:
         assert name.split("_low")[0].split("_high")[0] in section or name in section, name
+
+
+def test_it_says_what_every_suite_and_training_workload_is():
+    """Those on a GPU by name, with a source; their tiny twins as one family."""
+    section = README.split("## Training workloads")[1].split("## The kernels")[0]
+    for suite in config.keys(config.Suite):
+        assert f"`{suite}`" in section, suite
+    for key, workload in config.load_all(Workload).items():
+        if workload.phase in TRAINING and not key.endswith("_tiny"):
+            (row,) = [line for line in section.splitlines() if f"`{key}`" in line and line.startswith("|")]
+            assert all(cell.strip() for cell in row.strip("|").split("|")), key
+            for paper in re.findall(r"arXiv [\d.]+\d", row):  # a key of two workloads may take its sources from either
+                sources = [config.load(Workload, name).source for name in re.findall(r"`([a-z]\w+)`", row)]
+                assert any(paper in source for source in sources), (key, paper)
+
+
+def test_the_way_to_run_on_several_machines_is_one_torchrun_names():
+    (line,) = [line.strip() for line in README.splitlines() if line.strip().startswith("torchrun")]
+    options, verb = line.split(" -m bench run ")
+    known = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--help"], capture_output=True, text=True)
+    for option in re.findall(r"--([a-z-]+)", options):
+        assert f"--{option}" in known.stdout, option
+    assert verb.split()[-1] in config.keys(config.Suite)
 
 
 def test_it_is_short():

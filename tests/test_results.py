@@ -70,6 +70,21 @@ def test_every_column_has_a_type_and_a_meaning():
         assert all(kind in "sif" and meaning for kind, meaning in columns.values())
 
 
+def test_columns_are_only_ever_appended():
+    """Run folders are never edited: what they hold is the beginning of today's columns, in the same order."""
+    names = list(CELLS)
+    headers = [path.open().readline().strip().split(",") for path in results.RUNS.glob("*/cells.csv")]
+    assert headers and all(names[: len(header)] == header for header in headers)
+    added = ["tensor_parallel", "exposed_communication_s", "lora_rank", "routing_zipf"]
+    at = names.index("scoring_s_median") + 1
+    assert names[at : at + 4] == added and [CELLS[name][0] for name in added] == ["i", "f", "i", "f"]
+
+
+def test_a_uniform_routing_is_written_as_zero_and_not_as_missing(tmp_path):
+    results.append(tmp_path / "cells.csv", CELLS, [GOOD | {"routing_zipf": 0.0}, GOOD | {"cell": "b"}])
+    assert [row["routing_zipf"] for row in runs.read_cells(tmp_path)] == [0.0, None]
+
+
 GOOD = {
     "run": "r",
     "cell": "a",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 
 import pytest
 
 from bench import config, results
+from bench.price import cost
 from bench.price import throughput as t
 
 A, B, LAYERS, TOKENS = 0.020, 0.005, 32, 16_384  # step time = A + B * layers, s
@@ -169,6 +171,50 @@ def test_slices_stand_back_where_the_whole_model_was_measured(run):
     assert not notes
 
 
+def test_a_share_of_the_experts_is_no_row_at_any_depth(run):
+    rows, notes = run(cell(cell="whole", expert_parallel=16), slice_of(8, expert_parallel=16), slice_of(16))
+    assert not rows
+    shares = [note for note in notes if note.endswith("left out: a share of the experts, no exchange between GPUs")]
+    assert len(shares) == 2
+    assert [row["row"].rsplit("/", 1)[1] for row in run(cell(expert_parallel=1))[0]] == ["compile"]
+
+
+def test_rows_say_what_was_trained(run):
+    """Adapters and RL steps are rows, to be priced; what keeps them out of r stands in the row."""
+    lora = {"workload": "finetune_lora", "lora_rank": 16}
+    rows, notes = run(
+        cell(cell="lora", **lora),
+        cell(cell="rl", phase="rl_step", workload="rl_rollout"),
+        cell(cell="zipf", workload="pretrain_moe_zipf", routing_zipf=0.5),
+        cell(cell="even", workload="pretrain_moe_uniform", routing_zipf=0.0),
+        *(slice_of(n, model="qwen3_8b", **lora) for n in (8, 16)),
+    )
+    found = {row["row"].partition("/")[2]: row for row in rows}
+    assert not notes and len(rows) == 5
+    assert found["lora"]["lora_rank"] == 16 and found["rl"]["lora_rank"] is None
+    assert found["qwen3_8b/finetune_lora/compile/8+16"]["lora_rank"] == 16
+    assert found["rl"]["phase"] == "rl_step" and found["rl"]["token_kind"] == "trained"
+    assert (found["zipf"]["routing_zipf"], found["even"]["routing_zipf"]) == (0.5, 0.0)
+
+
+def test_adapters_and_rl_steps_are_priced_with_the_availability_of_training(run):
+    rows, _ = run(
+        cell(),
+        cell(cell="lora", workload="finetune_lora", lora_rank=16),
+        cell(cell="rl", phase="rl_step", workload="rl_rollout"),
+        cell(cell="decode", phase="decode", token_kind="output"),
+    )
+    made = cost.costs(rows, datetime.date(2026, 11, 22))
+    shares = {row["x_workload" if row["x_phase"] != "decode" else "x_phase"]: row["x_utilisation"] for row in made}
+    book = cost.Utilisation.load()
+    assert shares == {
+        **dict.fromkeys(("train_2k", "finetune_lora", "rl_rollout"), book.training.value),
+        "decode": book.inference.value,
+    }
+    assert book.training.value != book.inference.value
+    assert {row["x_token_kind"] for row in made if row["x_phase"] == "rl_step"} == {"trained"}
+
+
 def test_a_line_that_gives_no_time_is_refused(run):
     falling = slice_of(16) | {"step_s_last_third": 0.001, "step_s_low": 0.001, "step_s_high": 0.001}
     rows, notes = run(slice_of(8), falling)
@@ -242,6 +288,7 @@ PUBLISHED = {
         ({"gpu": "h100_foo"}, "gpu: expected one of a100_pcie_80gb"),
         ({"model": "llama_9"}, "model: expected one of deepseek_v3"),
         ({"phase": "trainstep"}, "phase: expected one of train_step"),
+        ({"phase": "rl_step"}, "phase: expected one of train_step, prefill"),
         ({"token_kind": "foo"}, "token_kind: expected one of trained"),
         ({}, "id: a stands twice"),
     ],

@@ -52,7 +52,8 @@ class Utilisation:
         """The share a row is billed with: 1 where its rate already contains idle time."""
         if set((row["flags"] or "").split("+")) & set(IDLE_INCLUDED):
             return 1.0
-        return (self.training if row["phase"] == "train_step" else self.inference).value
+        trains = row["phase"] in ("train_step", "rl_step")  # an RL step generates on the training cluster's time
+        return (self.training if trains else self.inference).value
 
 
 def usd_per_million_tokens(

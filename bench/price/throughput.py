@@ -10,6 +10,10 @@ a holds what a step costs once (embedding, LM head, optimizer launch), b what ea
 a line. The interval is Monte Carlo: each median is redrawn from a normal as wide as its own 95% interval, the line is
 fitted again, and the middle 95% of the results is kept.
 
+Not every trained token is one of pre-training. An RL step (phase `rl_step`) counts the tokens of its answers, adapters
+(`lora_rank`) leave their base frozen: both are priced, neither ever stands for pre-training (bench/claim/ratio.py). A
+share of the experts (`expert_parallel`) is no row at all: the exchange between GPUs that it needs was not in its step.
+
 Two words decide how a row is billed. `flags` holds `idle_included` (or the measuring side's `open_loop`) where the
 rate was taken over time that already contains idling: a published row says "idle included" in its workload.
 """
@@ -28,7 +32,8 @@ from bench import runs as run_folders
 from bench.architecture import Model
 
 Row = dict[str, Any]
-PHASES = ("train_step", "prefill", "decode", "serve")
+PUBLISHED_PHASES = ("train_step", "prefill", "decode", "serve")
+PHASES = ("train_step", "rl_step", "prefill", "decode", "serve")
 IDLE_INCLUDED = ("idle_included", "open_loop")
 DRAWS = 4000
 SEED = 20261122
@@ -57,6 +62,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "layers_measured": ("s", "blank, or the depths of a fit: 8+16 of 32"),
     "source": ("s", "address of the figure; blank on measured rows"),
     "flags": ("s", "two_depth_fit, idle_included and the cell's own, joined by +"),
+    "lora_rank": ("i", "rank of the adapters, which alone were trained; blank: the whole model was"),
+    "routing_zipf": ("f", "exponent experts were drawn with; 0 uniform; blank: the router's own, and imported rows"),
 }
 # What two depths of one cell share; everything else is the depth.
 _SAME = (
@@ -79,7 +86,7 @@ def published() -> list[Row]:
     """The rows of configs/published.csv."""
     path = config.CONFIGS / "published.csv"
     rows = results.read_rows(path, results.PUBLISHED) if path.is_file() else []
-    known: dict[str, Sequence[str]] = {"phase": PHASES, "token_kind": results.TOKEN_KINDS}
+    known: dict[str, Sequence[str]] = {"phase": PUBLISHED_PHASES, "token_kind": results.TOKEN_KINDS}
     known |= {"precision": config.PRECISIONS, "model": config.keys(Model), "gpu": config.keys(config.Gpu)}
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):

@@ -24,6 +24,7 @@ from bench.report import (
     sensitivity,
     share_by_year,
     sources,
+    training,
 )
 from bench.report.drawing import Drawn, draw, inline_svg, policy, require_drawing, script
 from bench.report.material import Material, Rows, gather
@@ -72,6 +73,7 @@ def assemble(material: Material) -> Page:
             cost_by_provider.section(material),
             break_even.section(material),
             roofline.section(material),
+            training.section(material),
             kernels.section(material),
             sensitivity.section(material),
             measured.section(material),

@@ -37,6 +37,12 @@ def cell_row(cell: Mapping[str, Any]) -> Row:
     )
 
 
+def device_of(cell: Mapping[str, Any]) -> str:
+    """The device's own name, with how many of it where there are several."""
+    name = cell["device_name"] or cell["gpu"] or "unknown device"
+    return f"{count(cell['n_gpus'])} × {name}" if (cell["n_gpus"] or 1) > 1 else f"{name}"
+
+
 def environment_table(run: str, environment: Mapping[str, Any]) -> Table:
     """One run's environment.json, flat, the keys people ask for first."""
     keys = [key for key in FIRST if key in environment]
@@ -94,7 +100,7 @@ def section(material: Material) -> Section:
     tables = []
     for run in runs:
         cells = [cell for cell in material.cells if cell["run"] == run]
-        devices = ", ".join(dict.fromkeys(cell["device_name"] or cell["gpu"] or "unknown device" for cell in cells))
+        devices = ", ".join(dict.fromkeys(device_of(cell) for cell in cells))
         tables.append(Table(f"Run {run}, {devices}", columns, tuple(cell_row(cell) for cell in cells)))
     fitted = fitted_table(material)
     tables += [fitted] if fitted.rows else []

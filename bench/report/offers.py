@@ -6,23 +6,34 @@ decided here, by rules a reader can check, and named beside the figure.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+from bench.config import load_all
 from bench.price.cost import regional
 from bench.report.material import Rows
 from bench.report.numbers import known
 from bench.report.sources import price_id
 from bench.report.words import LEVELS
 from bench.results import BASES
+from bench.workload import Workload
 
 SIDES = {"serving": ("serve", "decode", "prefill"), "training": ("train_step",)}
 TOKEN_KINDS = ("trained", "output", "total", "input", "cached_input")  # what a reader asks for first
 Shown = tuple[str, str]  # model, GPU
 
 
+@functools.cache
+def of_adapters() -> frozenset[str]:
+    """Workloads that train adapters on a frozen base."""
+    return frozenset(key for key, workload in load_all(Workload).items() if workload.lora_rank)
+
+
 def side_of(row: Mapping[str, Any]) -> str:
-    """serving or training, by phase; "" for anything else."""
+    """serving or training, by phase; "" for anything else: RL steps, and adapters, whose base is not trained."""
+    if row["x_workload"] in of_adapters():
+        return ""
     return next((side for side, phases in SIDES.items() if row["x_phase"] in phases), "")
 
 
@@ -37,7 +48,8 @@ def headline(costs: Rows, level: str | None = None) -> Shown | None:
     """
     groups: dict[Shown, Rows] = {}
     for row in priced(costs):
-        groups.setdefault((row["x_model"], row["x_gpu"]), []).append(row)
+        if side_of(row):
+            groups.setdefault((row["x_model"], row["x_gpu"]), []).append(row)
 
     if level:
         groups = {key: rows for key, rows in groups.items() if any(row["x_level"] == level for row in rows)}

@@ -14,7 +14,7 @@ from typing import Any
 from bench.report.material import Material, row_id
 from bench.report.numbers import BLANK, percent_tenths, scaled
 from bench.report.page import Cell, Figure, Layout, Link, Row, Section, Table, text
-from bench.report.theme import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILION
+from bench.report.theme import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from bench.report.utilisation import (
     Ceiling,
     Use,
@@ -28,6 +28,7 @@ from bench.report.words import phrase
 
 PHASES = {
     "train_step": (BLUE, "square"),
+    "rl_step": (ORANGE, "triangle-down"),
     "prefill": (VERMILION, "triangle-up"),
     "decode": (GREEN, "circle"),
     "serve": (PURPLE, "diamond"),
@@ -101,31 +102,40 @@ def chart(material: Material, layout: Layout) -> Any:
     lines = roofs(material, marks)
     names = sorted({mark["panel"] for mark in marks})
     columns = min(layout.columns, len(names))
+    # One legend for all panels: a panel that lacks a phase must not hand its colour to the next one.
+    phases = [phase for phase in PHASES if any(mark["phase"] == phase for mark in marks)]
+    dashes = [key for key in DASHES if any(corner["roof"] == key for corner in lines)]
     parts = []
     for name in names:
         dots = [mark for mark in marks if mark["panel"] == name]
         roof = [corner for corner in lines if corner["panel"] == name]
-        parts.append(one_panel(alt, name, dots, roof, layout.width // columns - 60))
+        parts.append(one_panel(alt, name, dots, roof, layout.width // columns - 60, phases, dashes))
     return alt.concat(*parts, columns=columns, spacing=20)
 
 
-def one_panel(alt: Any, name: str, dots: list[dict[str, Any]], roof: list[dict[str, Any]], width: int) -> Any:
-    """One device and precision."""
+def one_panel(
+    alt: Any,
+    name: str,
+    dots: list[dict[str, Any]],
+    roof: list[dict[str, Any]],
+    width: int,
+    phases: list[str],
+    dashes: list[str],
+) -> Any:
+    """One device and precision; `phases` and `dashes` of all panels together."""
     across = decades([mark["intensity"] for mark in (*dots, *roof)])
     up = decades([mark["flops_per_s"] for mark in (*dots, *roof)])
     x = alt.X("intensity:Q", title="arithmetic intensity, FLOP per byte").axis(format="~g", values=across)
     y = alt.Y("flops_per_s:Q", title="FLOP/s").axis(format="~s", values=up)
     x = x.scale(type="log", domain=[across[0], across[-1]], nice=False)
     y = y.scale(type="log", domain=[up[0], up[-1]], nice=False)
-    phases = [phase for phase in PHASES if any(mark["phase"] == phase for mark in dots)]
     said, looks = [phrase(phase) for phase in phases], [PHASES[phase] for phase in phases]
-    dashes = {key: dash for key, dash in DASHES.items() if any(corner["roof"] == key for corner in roof)}
     line = alt.Chart(alt.Data(values=roof)).mark_line(color=GREY, strokeWidth=1.5)
     line = line.encode(
         x=x,
         y=y,
         order="corner:Q",
-        strokeDash=alt.StrokeDash("roof:N", title=None).scale(domain=list(dashes), range=list(dashes.values())),
+        strokeDash=alt.StrokeDash("roof:N", title=None).scale(domain=dashes, range=[DASHES[key] for key in dashes]),
     )
     values = [{**mark, "phase": phrase(mark["phase"])} for mark in dots]
     shapes = alt.Chart(alt.Data(values=values)).mark_point(filled=True, size=80, opacity=0.9)

@@ -33,6 +33,7 @@ VIEWS = ("by kernel type", "by purpose")
 Files = Mapping[str, Claim]
 _KEPT = {
     **{"gpu": "GPU", "mfu": "MFU", "rd": "R&D", "usd": "USD", "flop": "FLOP", "it": "IT", "gw": "GW"},
+    **{"rl": "RL", "moe": "MoE", "lora": "LoRA"},
     **{"openai": "OpenAI", "anthropic": "Anthropic", "azure": "Azure", "stargate": "Stargate", "oracle": "Oracle"},
 }
 
