@@ -30,7 +30,7 @@ bench: setup ## measure (GPU, or CPU without one), price, test the claim, write 
 	@$(PY) -m bench report --out $(OUT)
 
 test: setup ## the tests: one process interprets the kernels, a second compiles them ahead of time
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(if $(shell $(PY) -c 'import xdist' 2>/dev/null && echo yes),-n 2 --dist worksteal)
 	@TRITON_AOT_TESTS=1 $(PY) -m pytest tests/aot
 
 lint: setup ## ruff and mypy; changes nothing

@@ -8,6 +8,7 @@ by layer. A slice with fewer layers keeps the beginning, and `period` is how man
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -100,7 +101,7 @@ class Model:
         dense = [kind for kind in self.kinds if not kind.moe]
         require(not dense or bool(self.ffn), "ffn", "a positive count where a layer is dense")
 
-    @property
+    @functools.cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
         """Each layer's kind, from the first."""
         return tuple(self._kind(index) for index in range(self.layers))
@@ -145,6 +146,8 @@ class Model:
         require(self.experts % ranks == 0, "expert_parallel", f"a divisor of experts = {self.experts}, got {ranks}")
         left = self.experts // ranks
         require(left >= self.top_k, "expert_parallel", f"at least top_k = {self.top_k} experts a GPU, got {left}")
-        groups = self.router_groups if left % self.router_groups == 0 and left > self.router_groups else 1
-        top_groups = self.router_top_groups if groups > 1 else 1
-        return dataclasses.replace(self, experts=left, router_groups=groups, router_top_groups=top_groups)
+        # groups of experts stay where each has two or more left and the chosen groups have top_k between them
+        a_group, rest = divmod(left, self.router_groups)
+        grouped = rest == 0 and a_group > 1 and a_group * self.router_top_groups >= self.top_k
+        groups = (self.router_groups, self.router_top_groups) if grouped else (1, 1)
+        return dataclasses.replace(self, experts=left, router_groups=groups[0], router_top_groups=groups[1])

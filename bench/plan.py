@@ -115,7 +115,7 @@ def _cells_of(
     if reason := _alone(model, workload, backend, ranks):
         return [cell(None, reason)]
     try:
-        depths = memory.depths(model, workload, memory_bytes, ranks if shared else 1)
+        depths = memory.depths(model, workload, memory_bytes, ranks if shared else 1, backend=backend)
     except ValueError as error:  # its experts do not divide
         return [cell(None, f"{workload.key} with {model.key}: {error}")]
     if not depths:

@@ -206,7 +206,7 @@ class Call:
         config = tuned(f"attention.{kernel}", (width, group, kind, length.bit_length()), default, self.q.device)
         # a row of the table was measured with other memory
         config = config | {"TMA": config["TMA"] and possible}
-        sizes = {"GROUP": group, "D": d, "TAIL": width - d, "WINDOW": self.window, "PACKED": packed}
+        sizes: dict[str, Any] = {"GROUP": group, "D": d, "TAIL": width - d, "WINDOW": self.window, "PACKED": packed}
         sizes["PRECISION"] = precision
         if kernel != "backward_kv":
             sizes["LOOPS"] = 1 if narrow else 3 if packed or self.window else 2

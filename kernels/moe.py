@@ -23,40 +23,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from bench.kernels.grouped_matmul import GRADIENT, PRODUCT, active
 from bench.kernels.grouped_matmul_tiles import MAX_EXPERTS, Groups, product, weight_gradient
+from bench.kernels.moe_reference import SLOPE, reference
 from bench.kernels.moe_sort import sorted_by_expert
 from bench.kernels.op import Op, Shape
 
-ALPHA = tl.constexpr(1.702)  # of gpt-oss: sigmoid(1.702 g) is near the normal distribution function
+ALPHA = tl.constexpr(SLOPE)
 BLOCK_H, BLOCK_F, ROWS = 1024, 256, 4  # 8 elements a thread of 4 warps: one 16-byte load of a 2-byte type
 # float64 is for the reference: the kernels sum in fp32 whatever they read
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def reference(
-    x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, *,
-    gate_up_bias: torch.Tensor | None = None, down_bias: torch.Tensor | None = None, limit: float | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """x (T, H), gate_up (E, 2F, H), down (E, H, F), experts (others than 0..E-1 skipped), weights (T, k) -> (T, H)."""
-    y = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-    for e in range(gate_up.shape[0]):
-        token, choice = (experts == e).nonzero(as_tuple=True)
-        h = F.linear(x[token], gate_up[e], None if gate_up_bias is None else gate_up_bias[e])
-        gate, up = h.chunk(2, -1)
-        if limit is None:
-            a = F.silu(gate) * up
-        else:
-            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-            a = (up + 1) * gate * torch.sigmoid(ALPHA.value * gate)
-        out = F.linear(a, down[e], None if down_bias is None else down_bias[e])
-        y = y.index_add(0, token, (weights[token, choice, None] * out).to(y.dtype))
-    return y.to(x.dtype)
 
 
 @triton.jit

@@ -3,6 +3,9 @@
 import dataclasses
 
 from bench.architecture import Model
+from bench.config import load_all
+
+MODELS = load_all(Model)
 
 
 def shrunk(model: Model, **changes) -> Model:

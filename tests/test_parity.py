@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from architectures import shrunk
 from torch import Tensor
 
 from bench.architecture import Model
@@ -21,6 +20,7 @@ from bench.model.attention import Latent
 from bench.model.layer import Layer
 from bench.model.mlp import Mixture
 from bench.model.transformer import Transformer
+from tests.architectures import shrunk
 
 TOLERANCE = 1e-4  # relative, by norm: of the logits, and of each parameter's gradient
 Read = Callable[[Tensor], Tensor]  # of one of our parameters: its value, or its gradient

@@ -1,7 +1,9 @@
 """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) in mixed precision, as training steps update.
 
 A 16-bit weight has an fp32 master behind it (Micikevicius et al. 2018, arXiv 1710.03740); fp32 weights are their own.
-The two averages are fp32, or bf16 where memory decides. Gradients of several micro-batches are summed in fp32.
+The two averages are fp32, or bf16 where memory decides: they move by 5 to 10% of their distance to the gradient a
+step, and bf16 rounds to 0.4% (at β2 = 0.999 an average would stand still). Gradients of several micro-batches are
+summed in fp32.
 Backends `triton` and `best` update everything in one launch that writes the working copy too (op `adamw`); the others
 take torch's fused AdamW, one weight after the other, so that only one gradient at a time exists in fp32 as well.
 """
@@ -45,6 +47,8 @@ class AdamW:
         self.learning_rate, self.local = learning_rate, local
         # a shard may be empty
         self.weights = [weight for weight in weights if weight.requires_grad and local(weight).numel()]
+        if not self.weights:
+            raise ValueError("nothing to train: no weight on this device asks for a gradient")
         self.copies = [local(weight.detach()) for weight in self.weights]
         self.mixed = any(copy.dtype != torch.float32 for copy in self.copies)
         self.masters = [copy.float() for copy in self.copies] if self.mixed else self.copies

@@ -45,7 +45,7 @@ class Parallel:
         if self.tensor_ranks > 1 and isinstance(module, Layer):
             self._split(module)
         if self.tensor_ranks > 1 and isinstance(module, Transformer):
-            module.loss_of = self._share_of_loss(module.loss_of)
+            module.loss_of = self._share_of_loss(module.ops.linear_cross_entropy)
         fully_shard(module, mesh=self.data, mp_policy=self.policy)
         if isinstance(module, Transformer):
             register_fsdp_forward_method(module, "loss")

@@ -84,7 +84,7 @@ class Transformer(nn.Module):
             angles = torch.outer(torch.arange(max_tokens, device=device), model.rope_theta**-steps)
             self.register_buffer("cos", angles.cos().float(), persistent=False)
             self.register_buffer("sin", angles.sin().float(), persistent=False)
-        self.loss_of: Callable[..., Tensor] = ops.linear_cross_entropy  # parallel.py shares it out
+        self.loss_of: Callable[..., Tensor] | None = None  # None: the op; parallel.py shares it out
         finish(self)
 
     @property
@@ -133,7 +133,8 @@ class Transformer(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor, given: Tokens | None = None) -> Tensor:
         """Mean cross-entropy in nats of targets (B, T) given tokens (B, T); target -100 is left out."""
         hidden = self.hidden(tokens, given)
-        return self.loss_of(hidden.flatten(0, 1), self.head, targets.flatten())
+        loss_of = self.loss_of or self.ops.linear_cross_entropy
+        return loss_of(hidden.flatten(0, 1), self.head, targets.flatten())
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor, cache: KVCache, given: Tokens | None = None) -> Tensor:

@@ -98,7 +98,8 @@ class TrainStep(Subject):
 
     def prepare(self) -> None:
         w = self.workload
-        self.parallel = Parallel(self.world, w.tensor_parallel, w.working_precision, self.device) if self.world else None
+        shared = (w.tensor_parallel, w.working_precision, self.device)
+        self.parallel = Parallel(self.world, *shared) if self.world else None
         self.make_model()
         several = w.gradient_accumulation > 1
         self.optimiser = AdamW(

@@ -1,5 +1,5 @@
-"""What the whole model launches in the cells of suites `quick` and `training`, recorded with no GPU: an op's own shapes
-miss some.
+"""What the whole model launches in the cells of suites `quick`, `training` and `shapes`, recorded with no GPU: an op's
+own shapes miss some.
 
 The first norm has no residual, decoding calls with one token, the last position has a matmul of its own: a model's
 calls are more than its ops' listed shapes. One layer of each kind is enough, layers of a kind launch alike.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ import torch
 from bench.architecture import Model
 from bench.config import Suite, load
 from bench.kernels.op import Op
+from bench.model import answers, grpo
 from bench.model.cache import KVCache
 from bench.model.transformer import DTYPES, Transformer
 from bench.workload import Workload
@@ -24,8 +26,7 @@ from bench.workloads.train_step import TrainStep
 from tests.aot.compile_check import Launch, recorded_launches
 
 META = torch.device("meta")
-SUITES = ("quick", "training")
-PHASES = ("train_step", "prefill", "decode")
+SUITES = ("quick", "training", "shapes")
 
 
 def cells() -> list[tuple[Model, Workload]]:
@@ -37,7 +38,7 @@ def cells() -> list[tuple[Model, Workload]]:
         for model in group.models
         for workload in group.workloads
     ]
-    return [(model, workload) for model, workload in found if workload.phase in PHASES]
+    return [(model, workload) for model, workload in found if workload.phase in PARTS]
 
 
 @contextlib.contextmanager
@@ -51,28 +52,74 @@ def record(ops: dict[str, Op], model: Model, workload: Workload, arch: int) -> l
     """Every launch of one step of the cell at a layer of each kind, on tensors without memory."""
     if workload.precision == "fp8" and arch < 90:
         return []  # no fp8 tensor cores
-    slots = workload.input_tokens + workload.output_tokens + 1
-    batch, length = workload.batch_size, workload.input_tokens
     sides = SimpleNamespace(**{name: op.triton for name, op in ops.items()})
-    tokens = torch.zeros((batch, length + 1), dtype=torch.int64, device=META)
     arguments = {"model": dataclasses.asdict(model), "workload": dataclasses.asdict(workload)}
     with recorded_launches(arch) as made, without_numbers():
         job = TrainStep(device="meta", backend="triton", layers=model.layers, **arguments)
-        layers = job.model.distinct_layers
         network = Transformer(
-            job.model, sides, precision=workload.precision, device=META, max_tokens=slots, layers=layers
+            job.model,
+            sides,
+            precision=workload.precision,
+            device=META,
+            max_tokens=workload.input_tokens + workload.output_tokens + 1,
+            layers=job.model.distinct_layers,
         )
-        if workload.phase == "train_step":
-            job.adjust(network)
-            given = network.described(batch, length, job.documents(batch, length), job.routing(batch * length))
-            network.loss(tokens[:, :-1], tokens[:, 1:], given).backward()
-            return made
-        cache = KVCache(job.model, len(layers), batch, slots, DTYPES[workload.precision], META)
-        if workload.phase == "prefill":
-            network.prefill(tokens[:, :-1], cache)
-        else:
-            network.decode(tokens[:, 0], cache)
+        PARTS[workload.phase](network, job)
     return made
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    """Tokens, as far as a launcher looks at them."""
+    return torch.zeros(shape, dtype=torch.int64, device=META)
+
+
+def cache(network: Transformer, job: TrainStep, batch: int) -> KVCache:
+    slots = job.workload.input_tokens + job.workload.output_tokens + 1
+    return KVCache(network.model, len(network.stack), batch, slots, DTYPES[job.workload.precision], META)
+
+
+def train(network: Transformer, job: TrainStep) -> None:
+    batch, length = job.workload.batch_size, job.workload.input_tokens
+    job.adjust(network)
+    given = network.described(batch, length, job.documents(batch, length), job.routing(batch * length))
+    tokens = drawn(batch, length + 1)
+    network.loss(tokens[:, :-1], tokens[:, 1:], given).backward()  # targets begin at the second: not 16-byte aligned
+
+
+def prefill(network: Transformer, job: TrainStep) -> None:
+    batch, length = job.workload.batch_size, job.workload.input_tokens
+    network.prefill(drawn(batch, length), cache(network, job, batch))
+
+
+def decode(network: Transformer, job: TrainStep) -> None:
+    network.decode(drawn(job.workload.batch_size), cache(network, job, job.workload.batch_size))
+
+
+def reinforce(network: Transformer, job: TrainStep) -> None:
+    """Rollout, and one micro-batch scored and trained on: the head runs on a chunk of rows (grpo.py)."""
+    w = job.workload
+    batch, lengths = w.prompts * w.rollouts, answers.answer_tokens(w)
+    network.prefill(drawn(w.prompts, w.input_tokens), cache(network, job, w.prompts))
+    logits = network.decode(drawn(batch), cache(network, job, batch))
+    network.ops.sampling(logits, torch.empty(batch, device=META))
+    sizes = [w.input_tokens + length - 1 for length in lengths]
+    documents = answers.documents(sizes, answers.packed(sizes, answers.capacity(w)))[0]
+    given = network.described(1, sum(documents), [documents], job.routing(sum(documents)))
+    hidden = network.hidden(drawn(1, sum(documents)), given)[0]
+    hidden.backward(torch.empty_like(hidden))
+    rows = hidden[: grpo.CHUNK].detach().requires_grad_()
+    head = network.ops.matmul(rows, network.head)
+    head.backward(torch.empty_like(head))
+    with torch.no_grad():
+        network.ops.matmul(rows, network.head)
+
+
+PARTS: dict[str, Callable[[Transformer, TrainStep], None]] = {
+    "train_step": train,
+    "prefill": prefill,
+    "decode": decode,
+    "rl_step": reinforce,
+}
 
 
 def op_of(launch: Launch, ops: dict[str, Op]) -> str:

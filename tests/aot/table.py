@@ -2,7 +2,7 @@
 
     python -m tests.aot.table [--op NAME ...] [--arch 90 ...] [--write] [--changed]
 
-compiles what the ops' launchers launch at the shapes of real models and in suite quick, prints a line a kernel, and
+compiles what the ops' launchers launch at the shapes of real models and in a few suites, prints a line a kernel, and
 with --write replaces the table's rows. With triton 3.6.0 instead of the installed one: PYTHONPATH=.aot/triton36:.
 A row's `source` is the hash of the kernel's text, its specialisation and its launch options: a row whose hash still
 stands need not be compiled again to be believed, so a test compiles those that changed and a few at random.
@@ -70,7 +70,7 @@ def _note(found: Found, op: str, launch: Launch, place: str) -> None:
 
 
 def launches(ops: dict[str, Op], arch: int) -> Found:
-    """Every distinct specialisation of these ops: at their own shapes, then in the cells of suite `quick`."""
+    """Every distinct specialisation of these ops: at their own shapes, then in the cells of model_calls.SUITES."""
     found: Found = {}
     for name, op in ops.items():
         for key, shape in op.shapes.items():

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.kernels import moe_reference
 from bench.kernels.moe import OP
 from bench.kernels.moe_sort import CHUNK, sorted_by_expert
 from bench.kernels.op import widened
@@ -166,3 +167,41 @@ def test_weights_at_any_address(generator: torch.Generator) -> None:
     for name in ("x", "gate_up", "down"):
         kwargs[name] = torch.cat([kwargs[name].new_zeros(1), kwargs[name].flatten()])[1:].view(kwargs[name].shape)
     check(run(OP.triton, kwargs, OP.differentiable), truth, OP.tolerance[torch.float16])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("limit", [None, 0.7])
+def test_the_grouped_products_are_the_loop_over_experts(bias, limit):
+    """With experts nobody chose and ones outside the range, forward and every gradient; then as one compiled graph."""
+    generator = torch.Generator().manual_seed(3)
+    tokens, hidden, width, count, k = 24, 16, 8, 6, 2
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator)
+
+    x, gate_up, down = random(tokens, hidden), random(count, 2 * width, hidden), random(count, hidden, width)
+    biases = (random(count, 2 * width), random(count, hidden)) if bias else (None, None)
+    experts = torch.randint(0, 4, (tokens, k), generator=generator, dtype=torch.int32)  # 4 and 5 get nothing
+    experts[3, 1], experts[7] = -1, torch.tensor([count, -1], dtype=torch.int32)
+    weights, pull = torch.rand(tokens, k, generator=generator), random(tokens, hidden)
+
+    def run(function, dtype=torch.float32):
+        given = [part.to(dtype, copy=True).requires_grad_() for part in (x, gate_up, down, weights)]
+        extra = [None if part is None else part.to(dtype, copy=True).requires_grad_() for part in biases]
+        y = function(*given, *extra)
+        y.backward(pull.to(dtype))
+        return [y, *(part.grad for part in given + extra if part is not None)]
+
+    def by_loop(x, gate_up, down, weights, gate_up_bias, down_bias):
+        return moe_reference.reference(
+            x, gate_up, down, experts, weights, gate_up_bias=gate_up_bias, down_bias=down_bias, limit=limit
+        )
+
+    def by_groups(x, gate_up, down, weights, gate_up_bias, down_bias):
+        return moe_reference.grouped(x, gate_up, down, experts, weights, gate_up_bias, down_bias, limit)
+
+    for ours, exact in zip(run(by_groups), run(by_loop), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
+    whole = torch.compile(by_groups, fullgraph=True, dynamic=False, backend="aot_eager")  # takes bf16 alone
+    for ours, eager in zip(run(whole, torch.bfloat16), run(by_groups, torch.bfloat16), strict=True):
+        torch.testing.assert_close(ours, eager)

@@ -1,4 +1,4 @@
-"""Our architectures as configurations of transformers' own classes (Apache-2.0, written against 5.24).
+"""Our architectures as configurations of transformers' own classes (Apache-2.0, tested with 5.23).
 
 `FAMILIES` says which features of a Model each class has: those it cannot be without, and those it can take. A Model
 belongs to the one family that has all of its features. Nothing is loaded or downloaded: weights are drawn at random.
@@ -8,6 +8,7 @@ Rotary scaling is left out as ours leaves it out (it changes angles, never the w
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ class Family:
     flash: bool = True  # whether it takes a flash-attention package
     flex: bool = True  # and torch's flex_attention
     sdpa: bool = True  # and torch's scaled_dot_product_attention
+    routed: bool = True  # whether its experts see the tokens sent to them alone
+    masks: bool = True  # whether its masks end where positions start again
 
 
 def features(m: Model) -> frozenset[str]:
@@ -160,6 +163,7 @@ def _gpt2(m: Model) -> Settings:
         "n_head": m.heads,
         "n_inner": m.ffn,
         "layer_norm_epsilon": m.norm_eps,
+        "activation_function": "gelu_pytorch_tanh",  # torch's one kernel for what gelu_new spells out in eight
         "tie_word_embeddings": m.tie_embeddings,
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
@@ -167,7 +171,9 @@ def _gpt2(m: Model) -> Settings:
     }
 
 
-def _family(name: str, module: str, needs: str, may: str, settings: Callable[[Model], Settings], **options: Any) -> Family:
+def _family(
+    name: str, module: str, needs: str, may: str, settings: Callable[[Model], Settings], **options: Any
+) -> Family:
     classes = options.pop("classes", f"{name}ForCausalLM")
     wanted = frozenset(needs.split())
     return Family(name, module, classes, wanted, wanted | frozenset(may.split()), settings, **options)
@@ -176,7 +182,9 @@ def _family(name: str, module: str, needs: str, may: str, settings: Callable[[Mo
 FAMILIES = (
     _family("Llama", "llama", "", "attention_bias mlp_bias tied", _llama),
     _family("Qwen3", "qwen3", "qk_norm", "attention_bias tied", _qwen3),
-    _family("Qwen3Moe", "qwen3_moe", "qk_norm experts", "dense_layers weights_as_scored attention_bias tied", _qwen3_moe),
+    _family(
+        "Qwen3Moe", "qwen3_moe", "qk_norm experts", "dense_layers weights_as_scored attention_bias tied", _qwen3_moe
+    ),
     _family("Mixtral", "mixtral", "experts", "tied", _mixtral),
     _family(
         "GptOss",
@@ -186,6 +194,7 @@ FAMILIES = (
         _gpt_oss,
         flash=False,  # the packages its users install have no sinks
         sdpa=False,
+        masks=False,  # github.com/huggingface/transformers/pull/39997
     ),
     _family(
         "DeepseekV3",
@@ -202,6 +211,7 @@ FAMILIES = (
         _llama4,
         classes="Llama4ForCausalLM",
         flash=False,
+        routed=False,  # one product over every expert and every token, weighted by 0 where a token was sent elsewhere
     ),
     _family(
         "GPT2",
@@ -221,7 +231,24 @@ def family_of(model: Model) -> Family | None:
     return next((family for family in FAMILIES if family.needs <= found <= family.may), None)
 
 
-def configured(family: Family, model: Model) -> Any:
-    """The configuration of transformers for this architecture."""
+def package() -> Any:
+    """transformers, off the network and without its advice to people who load checkpoints. May raise anything."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing here comes from a hub
     transformers = importlib.import_module("transformers")
-    return getattr(transformers, f"{family.name}Config")(**family.settings(model), use_cache=False)
+    transformers.logging.set_verbosity_error()
+    return transformers
+
+
+def configured(family: Family, model: Model) -> Any:
+    """The configuration of transformers for this architecture.
+
+    Weights start with a standard deviation of 1 / sqrt(hidden), as ours: activations then stay near 1 at every width,
+    so that each part has its share in the loss, and a check sees it.
+    """
+    settings = family.settings(model) | {"initializer_range": model.hidden**-0.5, "use_cache": False}
+    return getattr(package(), f"{family.name}Config")(**settings)
+
+
+def classes(family: Family) -> Any:
+    """The class of the whole model with its loss."""
+    return getattr(package(), family.classes)

@@ -1,5 +1,6 @@
 """transformers with Liger's Triton kernels (BSD-2-Clause, written against liger-kernel 0.8.5), as its trainers switch
-them on: fused linear cross-entropy, RMSNorm, rotary positions and SwiGLU where Liger has them for the family.
+them on: fused linear cross-entropy (training never makes the logits), RMSNorm, rotary positions, SwiGLU and experts,
+each where Liger has it for the family.
 
 Liger is applied to the instance, and so are norms, MLPs and the forward pass; the rotary function and the class names
 of the family's module in transformers stay replaced in this process. Cells of another backend get another worker, and
@@ -34,7 +35,10 @@ def why_not(model: Model, workload: Workload, device: torch.device) -> str | Non
     family = eager.known(model)
     if family.module not in FAMILIES:
         return f"Liger has no kernels for one instance of {family.name}"
-    return lacking("liger_kernel")
+    reason = lacking("liger_kernel") or ("needs a CUDA device" if device.type != "cuda" else None)
+    if reason is None:
+        importlib.import_module("liger_kernel.transformers")  # an import that fails is a reason too
+    return reason
 
 
 def modelling(model: Model) -> ModuleType:
@@ -64,7 +68,7 @@ def build(model: Model, workload: Workload, device: torch.device, layers: int) -
     apply_to(network.module)
     changed = {name: before[name] for name in before if names[name] is not before[name]}
     _originals.setdefault(modelling(model).__name__, changed)
-    return Network(network.module, network.attention)
+    return Network(network.module, network.family, network.attention)
 
 
 def apply_to(module: Any) -> None:
@@ -74,6 +78,11 @@ def apply_to(module: Any) -> None:
 
 class Network(eager.Network):
     """transformers' module, patched."""
+
+    def experts(self) -> str | None:
+        """Liger's where it has replaced them: it binds another forward, and the name that goes with it."""
+        names = {part._get_name() for part in self.module.modules()}
+        return "liger" if "LigerExperts" in names else super().experts()
 
     def described(self) -> str:
         """Version and settings, for the row."""
