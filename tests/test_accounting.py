@@ -69,7 +69,9 @@ def test_decode_flops_equal_torchs_counter(key):
     cache.lengths.fill_(47)
     total, attention = counted_flops(lambda: net.decode(torch.randint(100, (3,)), cache))
     assert attention > 0
-    assert accounting.decode(net.model, 3, 48, "fp32").flops == total
+    m = net.model  # the reference op multiplies a sink like one more key and value
+    sinks = m.layers * 3 * m.heads * 4 * m.head_dim if m.attention_sinks else 0
+    assert accounting.decode(m, 3, 48, "fp32").flops == total - sinks
 
 
 MAYBE = st.one_of(st.none(), st.integers(1, 70))

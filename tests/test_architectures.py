@@ -103,7 +103,7 @@ def test_a_share_of_the_experts_keeps_tokens_per_expert(key):
     whole_tokens = 512 * ranks  # every rank brings as many
     assert load_of.sum() / share.experts == whole_tokens * model.top_k / model.experts
     with pytest.raises(ValueError, match="expert_parallel: expected"):
-        model.expert_slice(model.experts)
+        model.expert_slice(2 * model.experts)
 
 
 # ---------------------------------------------------------------- drawn routing

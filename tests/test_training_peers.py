@@ -42,13 +42,22 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small take a thread; two that wait for each other on a busy machine take fifty times longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def workload(**changes) -> Workload:
     given = {"phase": "train_step", "precision": "fp32", "input_tokens": TOKENS, "source": "a test"}
     return Workload(**given | changes)
 
 
 def packed(batch: int, length: int) -> Tokens:
-    """Documents of about 12 tokens, one token long the shortest."""
+    """Documents of about 12 tokens."""
     rows = documents.packed(batch, length, 12, 1.0)
     return Tokens(documents.positions(rows, CPU), None, None, documents.ends(rows, CPU))
 
@@ -57,9 +66,10 @@ def whole(batch: int, length: int) -> Tokens:
     return Tokens(torch.arange(length)[None], None, None)
 
 
-def batch(vocab: int, length: int = TOKENS) -> tuple[torch.Tensor, torch.Tensor]:
-    data = torch.randint(vocab, (2, length + 1), generator=torch.Generator().manual_seed(4))
-    return data[:, :-1], data[:, 1:].clone()
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and targets (2, TOKENS)."""
+    drawn = torch.randint(97, (2, TOKENS + 1), generator=torch.Generator().manual_seed(4))
+    return drawn[:, :-1], drawn[:, 1:].clone()
 
 
 # ---------------------------------------------------------------- the registry
@@ -97,7 +107,7 @@ def test_loss_and_gradients_are_those_of_our_model_with_the_same_weights(name, d
     model, layout = SMALL[name], name.removesuffix("Text")
     ours, theirs = ours_of(model), eager.build(model, workload(), CPU, model.layers)
     theirs.module.load_state_dict(laid_out(ours, layout, lambda parameter: parameter.detach()), strict=True)
-    tokens, targets = batch(model.vocab)
+    tokens, targets = data()
     targets[0, 3:9] = -100
     rows = documents.packed(2, TOKENS, 12, 1.0) if describe is packed else None
     loss = ours.loss(tokens, targets, ours.described(2, TOKENS, rows))
@@ -134,9 +144,8 @@ def doubles_the_loss(network: eager.Network) -> None:
 
 
 def stretches_a_gradient(network: eager.Network) -> None:
-    """By a tenth, of one small parameter."""
-    least = min(network.parameters(), key=torch.numel)
-    least.register_hook(lambda gradient: 1.1 * gradient)
+    """By a tenth, of the smallest parameter."""
+    min(network.parameters(), key=torch.numel).register_hook(lambda gradient: 1.1 * gradient)
 
 
 def breaks_a_gradient(network: eager.Network) -> None:
@@ -147,25 +156,20 @@ def freezes_a_weight(network: eager.Network) -> None:
     next(network.parameters()).requires_grad = False
 
 
-@pytest.mark.parametrize(
-    "spoil", [forgets_documents, doubles_the_loss, stretches_a_gradient, breaks_a_gradient, freezes_a_weight]
-)
+WRONG = (forgets_documents, doubles_the_loss, stretches_a_gradient, breaks_a_gradient, freezes_a_weight)
+
+
+@pytest.mark.parametrize("spoil", WRONG)
 @pytest.mark.parametrize(("name", "precision"), [("Llama", "bf16"), ("GptOss", "bf16"), ("DeepseekV3", "fp32")])
 def test_a_wrong_peer_fails_the_float64_check(name, precision, spoil, monkeypatch):
     right = eager.build
-
-    def build(*arguments):
-        network = right(*arguments)
-        spoil(network)
-        return network
-
-    monkeypatch.setattr(eager, "build", build)
+    monkeypatch.setattr(eager, "build", lambda *arguments: (spoil(network := right(*arguments)), network)[1])
     error, tolerance, _ = found.check("peer:transformers", SMALL[name], workload(precision=precision), CPU, packed)
     assert not error <= tolerance  # NaN is no pass
 
 
 def test_the_check_cuts_what_float64_could_not_hold_and_takes_the_workload_s_tolerance():
-    small = found.reduced(dataclasses.replace(MODELS["deepseek_v3"]))
+    small = found.reduced(MODELS["deepseek_v3"])
     assert (small.layers, small.experts, small.router_groups, small.vocab) == (4, 8, 1, 16384)
     assert found.reduced(MODELS["llama_3_1_8b"]).vocab == MODELS["llama_3_1_8b"].vocab
     assert found.reduced(MODELS["gpt_oss_20b"]).layers == 2
@@ -174,7 +178,7 @@ def test_the_check_cuts_what_float64_could_not_hold_and_takes_the_workload_s_tol
 
 @pytest.mark.parametrize("name", SMALL)
 def test_full_checkpointing_computes_layers_again_and_changes_no_gradient(name):
-    model, tokens = SMALL[name], batch(97)
+    model, tokens = SMALL[name], data()
     plain = eager.build(model, workload(), CPU, model.layers)
     full = eager.build(model, workload(checkpointing="full"), CPU, model.layers)
     ran = []
@@ -193,7 +197,7 @@ def test_full_checkpointing_computes_layers_again_and_changes_no_gradient(name):
 
 @pytest.mark.skipif(op.why_not("compile") is not None, reason=str(op.why_not("compile")))
 def test_compiled_layers_give_the_eager_loss_and_gradients():
-    model, tokens = SMALL["Llama"], batch(97)
+    model, tokens = SMALL["Llama"], data()
     asked = workload(checkpointing="full")
     networks = [peer.build(model, asked, CPU, 2) for peer in (eager, transformers_compile)]
     losses = [network.loss(*tokens, packed(2, TOKENS)) for network in networks]
@@ -217,7 +221,7 @@ def test_a_flash_attention_package_is_told_where_documents_end():
         return SimpleNamespace(loss=torch.zeros(()))
 
     network = eager.Network(module, eager.known(SMALL["Llama"]), "flash_attention_2")
-    tokens, targets = batch(97)
+    tokens, targets = data()
     network.loss(tokens, targets, given := packed(2, TOKENS))
     assert seen["cu_seq_lens_q"] is seen["cu_seq_lens_k"] is given.documents
     assert seen["max_length_q"] == seen["max_length_k"] == int(given.documents.diff().max())
@@ -229,27 +233,23 @@ def test_a_flash_attention_package_is_told_where_documents_end():
 
 
 @pytest.mark.parametrize(
-    ("name", "packs", "installed", "chosen"),
+    ("name", "installed", "whole_documents", "packed_ones"),
     [
-        ("Llama", False, "", "sdpa"),
-        ("Llama", True, "", "flex_attention"),
-        ("Llama", True, "2", "flash_attention_2"),
-        ("Llama", False, "2", "sdpa"),
-        ("Llama", False, "23", "flash_attention_3"),
-        ("GptOss", False, "23", "flex_attention"),
-        ("Llama4Text", True, "23", "flex_attention"),
-        ("GPT2", True, "", "sdpa"),
+        ("Llama", "", "sdpa", "flex_attention"),
+        ("Llama", "2", "sdpa", "flash_attention_2"),
+        ("Llama", "23", "flash_attention_3", "flash_attention_3"),
+        ("GptOss", "23", "flex_attention", "flex_attention"),
+        ("GPT2", "", "sdpa", "sdpa"),
     ],
 )
-def test_attention_is_the_fastest_there_is(name, packs, installed, chosen, monkeypatch):
+def test_attention_is_the_fastest_there_is(name, installed, whole_documents, packed_ones, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    utils, cuda = families.package().utils, torch.device("cuda")
     for version in "23":
-        monkeypatch.setattr(
-            families.package().utils, f"is_flash_attn_{version}_available", lambda v=version: v in installed
-        )
-    lengths = {"document_tokens_median": 60.0, "document_tokens_sigma": 1.0} if packs else {}
-    asked = workload(precision="bf16", **lengths)
-    assert eager.attention_for(eager.known(SMALL[name]), asked, torch.device("cuda")) == chosen
+        monkeypatch.setattr(utils, f"is_flash_attn_{version}_available", lambda v=version: v in installed)
+    family, packs = eager.known(SMALL[name]), {"document_tokens_median": 60.0, "document_tokens_sigma": 1.0}
+    assert eager.attention_for(family, workload(precision="bf16"), cuda) == whole_documents
+    assert eager.attention_for(family, workload(precision="bf16", **packs), cuda) == packed_ones
 
 
 def test_the_row_says_version_attention_and_experts():
@@ -268,17 +268,15 @@ def asked(model, load, backend: str = "peer:transformers", device: str = "cuda")
     return reason
 
 
-@pytest.mark.parametrize(
-    ("model", "key"),
-    [
+def test_the_workloads_of_training_run():
+    for model, key in (
         ("llama_3_2_1b", "pretrain_short"),
         ("llama_3_1_8b", "pretrain_dense_8b"),
         ("gpt_oss_20b", "pretrain_moe_uniform"),
         ("qwen3_30b_a3b", "pretrain_moe_uniform"),
-    ],
-)
-def test_the_workloads_of_training_run(model, key):
-    assert asked(MODELS[model], config.load(Workload, key)) is None
+    ):
+        assert asked(MODELS[model], config.load(Workload, key)) is None, key
+    assert asked(MODELS["gpt_oss_20b"], config.load(Workload, "pretrain_moe_zipf")) is not None
 
 
 @pytest.mark.parametrize(
@@ -301,7 +299,7 @@ def test_what_it_cannot_do_is_one_line(model, changes, said):
     assert reason is None if said is None else said in reason
 
 
-def test_an_unknown_architecture_a_missing_and_a_broken_package_are_reasons(monkeypatch):
+def test_what_is_unknown_missing_or_broken_is_a_reason(monkeypatch):
     odd = dataclasses.replace(MODELS["deepseek_v3"], qk_norm=True, attention_sinks=True, sliding_window=4)
     assert asked(odd, workload()).startswith("transformers has no architecture with exactly ")
     for error in (ImportError("cannot import name 'x'\n" + "y" * 400), SystemExit(3), RuntimeError("z" * 400)):
@@ -311,12 +309,9 @@ def test_an_unknown_architecture_a_missing_and_a_broken_package_are_reasons(monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else real(name))
     for backend in config.training_peers():
         assert asked(MODELS["llama_3_1_8b"], workload(), backend) == "transformers is not installed"
-
-
-def test_compiled_is_refused_where_it_cannot_compile(monkeypatch):
+    monkeypatch.undo()
     monkeypatch.setattr(op, "why_not", lambda backend: f"{backend} needs a compiler")
     assert asked(MODELS["llama_3_1_8b"], workload(), "peer:transformers_compile") == "compile needs a compiler"
-    assert asked(MODELS["llama_3_1_8b"], workload(lora_rank=1), "peer:transformers_compile").startswith("adapters")
 
 
 # ---------------------------------------------------------------- Liger, by a stand-in
@@ -333,8 +328,7 @@ def turned(q, k, cos, sin, *others):
     return right(q, k, cos, SIGN * sin, *others)
 
 
-class LigerRMSNorm(modeling_llama.LlamaRMSNorm):
-    pass
+class LigerRMSNorm(modeling_llama.LlamaRMSNorm): ...
 
 
 def _apply_liger_kernel_to_instance(model):
