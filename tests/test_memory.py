@@ -21,6 +21,7 @@ from bench import plan
 from bench.config import Suite, load
 from bench.kernels.linear_cross_entropy import _chunk_rows
 from bench.kernels.op import ARCHITECTURES, assume, discover
+from bench.kernels.op import load as load_ops
 from bench.model import grpo, memory
 from bench.workload import Workload
 from bench.workloads.prefill import Prefill
@@ -96,8 +97,6 @@ def one_step(model, workload, layers, backend="triton") -> tuple[int, int]:
 
 def reference_ops():
     """Torch's own ops, with an attention that, like the one it has on a GPU, stores no scores."""
-    from bench.kernels.op import load as load_ops
-
     ops = load_ops("reference")
     ops.attention = discover()["attention"].triton
     return ops
@@ -142,7 +141,7 @@ def test_what_our_kernels_keep_and_the_steps_peak_are_as_planned(key, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("key", ["llama_3_1_8b", "llama_3_2_1b", "qwen3_0_6b"])
+@pytest.mark.parametrize("key", FAMILIES)
 def test_op_by_op_the_peak_is_as_planned(key, mode):
     workload = dataclasses.replace(load(Workload, FAMILIES[key]), checkpointing=mode)
     model, layers = slice_of(key, workload)

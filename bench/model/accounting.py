@@ -6,7 +6,8 @@ Attention over a sequence of T: 2 * L * n_q * (d_qk + d_v) * pairs, where pairs 
 arXiv 2204.02311; torchtitan) or T(T+1)/2 unmasked pairs halved (FlashAttention's convention, exact).
 Documents packed into a sequence attend within themselves: halved pairs are theirs, unhalved still T^2.
 Training = 3 x forward (forward, gradient of activations, gradient of weights); recomputation is never counted.
-With adapters (LoRA, arXiv 2106.09685) frozen weights have no gradient: 4 * P for 6 * P.
+With adapters (LoRA, arXiv 2106.09685) frozen weights have no gradient: 4 * P for 6 * P, which counts the gradient of
+the embedding's output too, though nothing there is trained.
 Decode of one token at context c (the token itself included): attention pairs = c.
 
 Bytes are the least device-memory traffic: every weight read once a step, the KV cache read once, and in

@@ -1,11 +1,13 @@
 """Hugging Face transformers as its users train it (Apache-2.0, tested with 5.23): its classes, eager, in bf16.
 
 Attention is what its users would choose: on Hopper FlashAttention-3 where that package is installed, else torch's
-scaled_dot_product_attention. Where documents are packed, or a family has sinks, that cannot be: there it is
-FlashAttention-2 if installed, else torch's flex_attention (compiled by transformers itself), else a mask. Documents are
-told by positions that start again, and to a flash-attention package also by their ends, as its packing collator gives
-them. Experts are grouped products (its default). Activation checkpointing is its own, of whole layers. The loss is its
-own, over logits widened to fp32. The optimiser is the workload's, so that a cell differs from ours by the model alone.
+scaled_dot_product_attention. Packed documents need FlashAttention-2 if installed, else torch's flex_attention (compiled
+by transformers itself), else a mask; sinks (gpt-oss) need flex_attention. Documents are told by positions that start
+again, to a flash-attention package by their ends, as its packing collator gives them, and to gpt-oss by masks, for its
+class makes its own without a look at the positions.
+
+Experts are grouped products (its default). Activation checkpointing is its own, of whole layers. The loss is its own,
+over logits widened to fp32. The optimiser is the workload's, so that a cell differs from ours by the model alone.
 
 Where a workload draws its routing with a Zipf exponent this peer does not run: transformers' routers take no drawn
 choice. With random weights they are nearly balanced, which stands for exponent 0. Nor does it run Llama 4: there
@@ -60,7 +62,8 @@ def build(model: Model, workload: Workload, device: torch.device, layers: int) -
     attention = attention_for(family, workload, device)
     module = module_of(model.sliced(layers), workload, device, attention)
     if workload.checkpointing == "full":
-        module.gradient_checkpointing_enable({"use_reentrant": False})
+        new = getattr(module, "activation_checkpointing_enable", None)  # 5.23's name
+        (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
     return Network(module, family, attention)
 
 
