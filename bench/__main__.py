@@ -52,6 +52,9 @@ def run(
         bool, typer.Option("--fresh", help="Start a new run; by default a matching one is resumed.")
     ] = False,
     pack: Annotated[Path | None, typer.Option("--pack", help="Also pack the run folder as one .tar.gz here.")] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="Under torchrun: ranks that share each layer's matrices in training steps.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
     out: Out = OUT,
     configs: Configs = None,
@@ -72,6 +75,7 @@ def run(
         chosen = runner.suite_for(suite, worker)
         if budget is not None:
             chosen = dataclasses.replace(chosen, budget_s=parse_budget(budget))
+        chosen = dataclasses.replace(chosen, tensor_parallel=tensor_parallel)
         if dry_run:
             facts = runner.facts_of(chosen, worker)
             display.planned(chosen, runner.cells_of(chosen, facts), set(), out)

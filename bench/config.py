@@ -203,9 +203,11 @@ class Suite:
     budget_s: float
     about: str
     on_cpu: str | None = None  # the suite that runs in this one's place where there is no CUDA device
+    tensor_parallel: int = 1  # under torchrun: ranks that share each layer's matrices in training steps
     groups: tuple[Group, ...] = field(default=())
 
     def __post_init__(self) -> None:
         require(self.device in ("cpu", "cuda"), "device", f"cpu or cuda, got {self.device!r}")
         require(self.budget_s > 0, "budget_s", "a positive time")
+        require(self.tensor_parallel >= 1, "tensor_parallel", f"at least 1, got {self.tensor_parallel}")
         require(bool(self.groups), "groups", "at least one [[groups]] table")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +97,29 @@ class Cell:
         }
 
 
+def _depths(
+    model: Model, workload: Workload, backends: set[str], memory_bytes: float, ranks: int
+) -> dict[str, list[int]]:
+    """The layers to measure with each backend: all where they fit, else slices that every other backend fits too.
+
+    So slices compare, memory included. None for a backend whose least slice does not fit. Raises ValueError.
+    """
+    found = {name: memory.depths(model, workload, memory_bytes, ranks, backend=name) for name in backends}
+    slices = [depths for depths in found.values() if depths and depths != [model.layers]]
+    common = min(slices, key=lambda depths: depths[-1], default=[])
+    return {name: depths if depths in ([], [model.layers]) else common for name, depths in found.items()}
+
+
 def _cells_of(
-    group: Group, model: Model | None, workload: Workload, backend: str, memory_bytes: float, ranks: int
+    group: Group,
+    model: Model | None,
+    workload: Workload,
+    backend: str,
+    memory_bytes: float,
+    ranks: int,
+    others: set[str],
 ) -> list[Cell]:
+    """`others`: the backends that the suite names for this model and workload, this one among them."""
     shared = ranks > 1 and workload.phase == "train_step"
 
     def cell(layers: int | None, unavailable: str | None) -> Cell:
@@ -105,6 +127,8 @@ def _cells_of(
         parts += [workload.key, backend]
         if model and layers and layers < model.layers:
             parts.append(f"layers={layers}")
+        if workload.tensor_parallel > 1:
+            parts.append(f"tensor={workload.tensor_parallel}")
         key = "/".join(parts)
         gpus = ranks if shared else 1
         times = (group.seconds, group.setup_s, group.limit_s)
@@ -115,11 +139,11 @@ def _cells_of(
     if reason := _alone(model, workload, backend, ranks):
         return [cell(None, reason)]
     try:
-        depths = memory.depths(model, workload, memory_bytes, ranks if shared else 1, backend=backend)
+        depths = _depths(model, workload, others, memory_bytes, ranks if shared else 1)[backend]
     except ValueError as error:  # its experts do not divide
         return [cell(None, f"{workload.key} with {model.key}: {error}")]
     if not depths:
-        need = memory.needed_bytes(model, workload) / 1e9
+        need = memory.needed_bytes(model, workload, backend=backend) / 1e9
         return [cell(None, f"needs about {need:.0f} GB, and not even a slice fits in {memory_bytes / 1e9:.0f} GB")]
     return [cell(depth, None) for depth in depths]
 
@@ -129,7 +153,8 @@ def _alone(model: Model, workload: Workload, backend: str, ranks: int) -> str | 
     parts = workload.tensor_parallel
     if ranks == 1:
         return None if parts == 1 else f"tensor_parallel = {parts} needs {parts} GPUs or a multiple: make bench NPROC"
-    plain = model.attention == "gqa" and not (model.experts or model.qk_norm) and workload.lora_rank is None
+    more = model.experts or model.qk_norm or model.attention_bias or model.mlp_bias or workload.lora_rank
+    plain = model.attention == "gqa" and not more
     return next(
         (
             reason
@@ -138,7 +163,7 @@ def _alone(model: Model, workload: Workload, backend: str, ranks: int) -> str | 
                 ("a share of the experts stands for one GPU of many: not under torchrun", workload.expert_parallel > 1),
                 (f"{backend} runs on one GPU: not under torchrun", backend.startswith("peer:")),
                 (f"tensor_parallel = {parts} does not divide {ranks} GPUs", ranks % parts > 0),
-                ("tensor_parallel needs a dense model without QK-norm and no adapters", parts > 1 and not plain),
+                ("tensor_parallel needs a dense model without QK-norm, biases, adapters", parts > 1 and not plain),
             )
             if holds
         ),
@@ -152,6 +177,10 @@ def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = Tru
     Raises ConfigError for a name that does not exist.
     """
     planned: list[Cell] = []
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for group in suite.groups:
+        for pair in itertools.product(group.models, group.workloads):
+            named[pair] |= set(group.backends)
     for number, group in enumerate(suite.groups):
         where = f"configs/suites/{suite.key}.toml: groups[{number}]"
         models = [_named(Model, key, f"{where}.models") for key in group.models] or [None]
@@ -159,6 +188,7 @@ def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = Tru
             _counted(model)
         workloads = [_named(Workload, key, f"{where}.workloads") for key in group.workloads]
         workloads = workloads if bf16 else [workload.without_bf16() for workload in workloads]
+        workloads = [_shared_by(suite.tensor_parallel, workload) for workload in workloads]
         for model in models:
             for workload in workloads:
                 if (model is None) != (workload.phase in ("kernel", "ceiling")):
@@ -166,12 +196,19 @@ def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = Tru
                         f"{where}: {workload.key} is of phase {workload.phase}, which "
                         + ("needs models" if model is None else "takes no models")
                     )
+                others = named[model.key, workload.key] if model else set()
                 for backend in group.backends:
-                    planned += _cells_of(group, model, workload, backend, memory_bytes, ranks)
+                    planned += _cells_of(group, model, workload, backend, memory_bytes, ranks, others)
     doubled = {cell.key for cell in planned if sum(other.key == cell.key for other in planned) > 1}
     if doubled:
         raise config.ConfigError(f"configs/suites/{suite.key}.toml: groups: cell named twice: {min(doubled)}")
     return planned
+
+
+def _shared_by(ranks: int, workload: Workload) -> Workload:
+    """The training step with its matrices shared over so many ranks; anything else as it is."""
+    shares = ranks > 1 and workload.phase == "train_step"
+    return dataclasses.replace(workload, tensor_parallel=ranks) if shares else workload
 
 
 def _counted(model: Model) -> None:

@@ -11,6 +11,9 @@ if "TRITON_AOT_TESTS" not in os.environ:
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
+        from bench.kernels.op import discover
+
+        discover()  # now: a test that takes the variable away for a while must not be the first to import a kernel
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         # processes side by side: more threads than cores wait for each other most of the time
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))

@@ -56,6 +56,14 @@ def job(case: str, ranks: int, world: dict[str, int] | None) -> TrainStep:
     return made
 
 
+def watched_tables(made: TrainStep) -> set[str]:
+    """The dtypes in which layers get their rotary tables, as they come."""
+    ops, found = made.model_under_test.ops, set()
+    rope = ops.rope
+    ops.rope = lambda q, k, cos, sin: (found.add(str(cos.dtype)), rope(q, k, cos, sin))[1]
+    return found
+
+
 def losses(made: TrainStep) -> list[float]:
     """The step's loss over all sequences, at each step."""
     found = []
@@ -81,7 +89,9 @@ def main() -> None:
     with joined(world, "cpu"):
         for case in CASES:
             made = job(case, world["world_size"], world)
+            tables = watched_tables(made)
             out[case] = {"losses": losses(made), "norms": norms(made), "flops": made.flops}
+            out[case]["tables"] = sorted(tables)
             out[case]["tokens"] = made.tokens_per_step
     if world["rank"] == 0:
         print(json.dumps(out))

@@ -146,6 +146,17 @@ def test_documents_fill_their_sequences_and_are_lognormal():
     assert rows == documents.packed(200, 8192, 543, 1.21)
 
 
+@pytest.mark.parametrize("sequences", [1, 2, 16])
+def test_the_packing_drawn_is_as_uneven_as_usual(sequences):
+    """Attention's work goes by the squares of lengths: two sequences at random are often half or twice the mean."""
+    many = documents._drawn(4000, 8192, 543, 1.21, seed=12345)
+    usual = documents.pairs(many) / 4000
+    found = documents.pairs(documents.packed(sequences, 8192, 543, 1.21)) / sequences
+    assert found == pytest.approx(usual, rel=0.06)  # 2% of the choice, and the noise of 4,000 sequences
+    spread = [documents.pairs(documents._drawn(2, 8192, 543, 1.21, seed)) / 2 / usual for seed in range(50)]
+    assert min(spread) < 0.7 and max(spread) > 1.3
+
+
 def test_ends_are_cut_at_chunks_of_each_document():
     assert documents.ends([[5, 3], [8]], CPU).tolist() == [0, 5, 8, 16]
     assert documents.ends([[5, 3], [8]], CPU, 4).tolist() == [0, 4, 5, 8, 12, 16]

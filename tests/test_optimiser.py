@@ -80,7 +80,9 @@ def test_the_comparison_catches(monkeypatch, backend, broken):
 
 
 # the interpreter truncates to bfloat16 where a GPU rounds: interpreted, the working copy is fp16
-@pytest.mark.parametrize(("backend", "dtype"), [("reference", torch.bfloat16), ("triton", torch.float16)])
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("reference", torch.bfloat16), ("compile", torch.bfloat16), ("triton", torch.float16)]
+)
 def test_16_bit_weights_have_fp32_masters_and_are_those_rounded(backend, dtype):
     weights, given = leaves(dtype), gradients(dtype)
     exact = truth(weights, given)
@@ -127,7 +129,9 @@ def rounded_averages(weights, given, dtype, too_early=False) -> list[torch.Tenso
 
 
 # interpreted, the averages are fp16 (see above)
-@pytest.mark.parametrize(("backend", "dtype"), [("reference", torch.bfloat16), ("triton", torch.float16)])
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("reference", torch.bfloat16), ("compile", torch.bfloat16), ("triton", torch.float16)]
+)
 def test_16_bit_averages_are_rounded_once_the_weight_has_moved(monkeypatch, backend, dtype):
     monkeypatch.setitem(optimiser.STATES, "bf16", dtype)
     weights = leaves()

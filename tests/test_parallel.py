@@ -46,6 +46,7 @@ def test_two_ranks_train_as_one_process_does(two_ranks, case):
     if "tensor" not in case:  # there a rank holds its share of the heads
         assert found["norms"] == pytest.approx(ranks_job.norms(alone), rel=2e-2 if "bf16" in case else 1e-4)
     assert (found["tokens"], found["flops"]) == (alone.tokens_per_step, alone.flops)
+    assert found["tables"] == ["torch.float32"]  # a bf16 angle is wrong, and our kernel refuses one
 
 
 # ---------------------------------------------------------------- a whole run

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from bench import config, journal, plan, run
+from bench.architecture import Model
 from bench.config import Group, Suite
+from bench.model import memory
 from bench.workload import Workload
 from tests.test_run import Recorded, measure
 
@@ -30,6 +32,7 @@ def planned(models, workloads, backends=("reference",), **options):
             8,
             "tensor_parallel needs a dense model without QK-norm",
         ),
+        ("gpt2_124m", "pretrain_1k", {"tensor_parallel": 2}, 8, "tensor_parallel needs a dense model without QK-norm"),
         ("gpt_oss_20b", "pretrain_moe_share", {}, 8, "a share of the experts stands for one GPU of many"),
         ("llama_3_2_1b", "rl_rollout", {}, 2, "phase rl_step runs on one GPU"),
         ("llama_3_2_1b", "decode_b1_1k", {}, 2, "phase decode runs on one GPU"),
@@ -97,3 +100,28 @@ def test_a_run_on_two_gpus_is_another_run_than_on_one(tmp_path):
     facts = json.loads((outcome.folder / "environment.json").read_text())
     assert journal.find(tmp_path / "runs", facts) == outcome.folder
     assert journal.find(tmp_path / "runs", facts | {"n_gpus": 2}) is None
+
+
+def test_slices_of_one_model_have_the_same_depths_with_every_backend():
+    ours, torchs = (planned(("llama_3_1_8b",), ("pretrain_dense_8b",), (name,)) for name in ("triton", "compile"))
+    deeper = [cell.layers for cell in ours]
+    assert deeper != [cell.layers for cell in torchs]  # alone, each as deep as it can
+    both = planned(("llama_3_1_8b",), ("pretrain_dense_8b",), ("triton", "compile"))
+    assert [cell.layers for cell in both if cell.backend == "triton"] == [cell.layers for cell in torchs]
+    assert [cell.layers for cell in both if cell.backend == "compile"] == [cell.layers for cell in torchs]
+
+
+def test_what_fits_whole_stays_whole_beside_a_backend_that_needs_slices():
+    model, workload = config.load(Model, "llama_3_1_8b"), config.load(Workload, "pretrain_dense_8b")
+    ours, torchs = (memory.needed_bytes(model, workload, backend=name) for name in ("triton", "compile"))
+    between = (ours + torchs) / 2 / memory.HEADROOM
+    found = plan._depths(model, workload, {"triton", "compile"}, between, 1)
+    assert found["triton"] == [32] and found["compile"][-1] < 32
+
+
+def test_a_suite_can_share_matrices_over_ranks():
+    group = Group(models=("llama_3_2_1b",), workloads=("pretrain_short", "decode_b1_1k"), backends=("reference",))
+    suite = Suite(key="s", device="cuda", budget_s=1, about="", groups=(group,), tensor_parallel=2)
+    train, decode = plan.cells(suite, 80e9, 4)
+    assert train.key.endswith("/tensor=2") and train.columns()["tensor_parallel"] == 2 and not train.unavailable
+    assert decode.workload.tensor_parallel == 1

@@ -102,6 +102,13 @@ def host_is_busy(before: float | None, after: float | None, seconds: float) -> b
     return after - before > BUSY * seconds * machine.cpu_count()
 
 
+def _others_cpu_s(several: bool) -> float | None:
+    """CPU seconds of all processes but this one, or all ranks: they are no strangers to each other."""
+    own = ranks.total(machine.own_cpu_s()) if several else machine.own_cpu_s()
+    busy = machine.busy_cpu_s()
+    return None if busy is None else busy - own
+
+
 def _measure(workload: Runnable, device: str, seconds: float, several: bool) -> dict[str, Any]:
     start = now()
     check = Check(*workload.check())
@@ -134,10 +141,10 @@ def _measure(workload: Runnable, device: str, seconds: float, several: bool) -> 
         else:
             sample()
 
-    others = machine.others_cpu_s()
+    others = _others_cpu_s(several)
     begun = now()
     timing = measure(workload.step, ranks.RankTimer(timer) if several else timer, seconds, around=around)
-    busy = host_is_busy(others, machine.others_cpu_s(), now() - begun)
+    busy = host_is_busy(others, _others_cpu_s(several), now() - begun)
     row |= _figures(workload, timing, readings, busy)
     row |= {f"{part}_s_median": value for part, value in parts.medians().items() if part != parts.last}
     row |= {"setup_s": setup_s, "peak_memory_bytes": machine.peak_memory_bytes(device)}

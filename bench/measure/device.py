@@ -98,18 +98,19 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
-def others_cpu_s() -> float | None:
-    """CPU seconds the rest of the machine has used so far: all cores' busy and stolen time less this process's.
+def own_cpu_s() -> float:
+    """CPU seconds this process has used so far."""
+    ours = os.times()
+    return ours.user + ours.system
 
-    None where /proc/stat is not there.
-    """
+
+def busy_cpu_s() -> float | None:
+    """CPU seconds of all cores so far, stolen ones too; None where /proc/stat is not there."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
     user, nice, system, _idle, _wait, irq, soft, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
-    ours = os.times()
-    busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
-    return busy - ours.user - ours.system
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def reset_peak_memory(device: str) -> None:

@@ -40,10 +40,10 @@ def joined(world: dict[str, Any] | None, device: str) -> Iterator[None]:
         rank=world["rank"],
         world_size=world["world_size"],
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    # not after an error: the others may sit in a collective this rank will never enter, and leaving would wait for
+    # them; its worker is replaced
+    yield
+    dist.destroy_process_group()
 
 
 def meeting_place() -> tuple[str, int]:
@@ -84,6 +84,16 @@ def worst(error: float) -> float:
     told = torch.tensor([error], dtype=torch.float64)
     dist.all_reduce(told.nan_to_num_(nan=float("inf")), dist.ReduceOp.MAX)
     return float("nan") if told.isinf() else float(told)
+
+
+def total(value: float) -> float:
+    """The sum of all ranks' numbers."""
+    import torch
+    import torch.distributed as dist
+
+    told = torch.tensor([value], dtype=torch.float64)
+    dist.all_reduce(told)
+    return float(told)
 
 
 def together(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,47 @@ mask, as in Llama 3, arXiv 2407.21783, section 3.2) and positions start again in
 
 from __future__ import annotations
 
+import functools
 import math
+import random
 
 import torch
 from torch import Tensor
 
+MANY, SEEDS, ALIKE = 20_000, 1000, 0.02
 
-def packed(sequences: int, tokens: int, median: float, sigma: float, seed: int = 5) -> list[list[int]]:
-    """Document lengths of each of `sequences` sequences of `tokens` tokens."""
-    generator = torch.Generator().manual_seed(seed)
+
+@functools.cache
+def packed(sequences: int, tokens: int, median: float, sigma: float) -> list[list[int]]:
+    """Document lengths of each of `sequences` sequences of `tokens` tokens.
+
+    Of the draws with seeds 0, 1, 2 ... the first whose pairs of tokens, which attention's work goes by, are within
+    ALIKE of what many sequences have on average; the nearest one where none is.
+    """
+    usual = pairs(_drawn(MANY, tokens, median, sigma, SEEDS)) / MANY
+    best, least = [[tokens]] * sequences, math.inf
+    for seed in range(SEEDS):
+        rows = _drawn(sequences, tokens, median, sigma, seed)
+        off = abs(pairs(rows) / sequences / usual - 1)
+        if off < least:
+            best, least = rows, off
+        if least < ALIKE:
+            break
+    return best
+
+
+def pairs(rows: list[list[int]]) -> int:
+    """Query-key pairs of causal attention within the documents."""
+    return sum(length * (length + 1) // 2 for row in rows for length in row)
+
+
+def _drawn(sequences: int, tokens: int, median: float, sigma: float, seed: int) -> list[list[int]]:
+    generator = random.Random(seed)
     rows = []
     for _ in range(sequences):
         row: list[int] = []
         while (left := tokens - sum(row)) > 0:
-            drawn = math.exp(math.log(median) + sigma * float(torch.randn((), generator=generator)))
-            row.append(min(left, max(1, round(drawn))))
+            row.append(min(left, max(1, round(generator.lognormvariate(math.log(median), sigma)))))
         rows.append(row)
     return rows
 

@@ -144,10 +144,14 @@ class Policy:
         hidden = self.hidden(tokens[batch.source], batch.given, batch.rows)
         parts = [part.detach().requires_grad_() for part in hidden.split(batch.chunk)]
         columns = (tokens[batch.targets], old, batch.advantages, batch.weights)
-        total = torch.zeros((), device=hidden.device)
+        head, total, back = self.network.head, torch.zeros((), device=hidden.device), []
+        summed = torch.zeros_like(head, dtype=torch.promote_types(head.dtype, torch.float32))
         for part, *column in zip(parts, *(column.split(batch.chunk) for column in columns), strict=True):
             loss = self.loss(part, *column)
-            loss.backward()
+            for_part, for_head = torch.autograd.grad(loss, (part, head))
+            back.append(for_part)
+            summed += for_head  # in fp32: many chunks' parts would be lost in 16 bits
             total += loss.detach()
-        hidden.backward(torch.cat([part.grad for part in parts if part.grad is not None]))
+        head.grad = summed.to(head.dtype) if head.grad is None else head.grad + summed.to(head.dtype)
+        hidden.backward(torch.cat(back))
         return total

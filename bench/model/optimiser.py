@@ -4,13 +4,16 @@ A 16-bit weight has an fp32 master behind it (Micikevicius et al. 2018, arXiv 17
 The two averages are fp32, or bf16 where memory decides: they move by 5 to 10% of their distance to the gradient a
 step, and bf16 rounds to 0.4% (at β2 = 0.999 an average would stand still). Gradients of several micro-batches are
 summed in fp32.
-Backends `triton` and `best` update everything in one launch that writes the working copy too (op `adamw`); the others
-take torch's fused AdamW, one weight after the other, so that only one gradient at a time exists in fp32 as well.
+Backends `triton` and `best` update everything in one launch that writes the working copy too (op `adamw`), and on a
+GPU so do other people's models (`peer:<name>`), so that a cell of theirs differs from ours by the model alone.
+`compile` compiles the same formula, one pass a weight. `reference` takes torch's fused AdamW with what mixed precision
+needs around it, one weight after the other, so that only one gradient at a time exists in fp32 as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +28,20 @@ STATES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself: nothing is sharded."""
     return tensor
+
+
+def one_pass(
+    master: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, copy: Tensor | None, rate: float, *young: Tensor
+) -> None:
+    """AdamW of one weight, all (n,), in place. `young`: 1 - β1ᵗ and 1 - β2ᵗ, what averages of t numbers lack."""
+    wide = gradient.float()
+    m = BETAS[0] * mean.float() + (1 - BETAS[0]) * wide
+    v = BETAS[1] * square.float() + (1 - BETAS[1]) * wide * wide
+    step = (m / young[0]) / ((v / young[1]).sqrt() + EPSILON)
+    moved = master * (1 - rate * WEIGHT_DECAY) - rate * step
+    for kept, value in ((master, moved), (mean, m), (square, v), (copy, moved)):
+        if kept is not None:
+            kept.copy_(value)
 
 
 class AdamW:
@@ -54,8 +71,10 @@ class AdamW:
         self.masters = [copy.float() for copy in self.copies] if self.mixed else self.copies
         self.averages = [[torch.zeros_like(m, dtype=STATES[states]) for m in self.masters] for _ in range(2)]
         self.sums = [torch.zeros_like(master) for master in self.masters] if sums and self.mixed else None
-        self.op = load(backend).adamw if backend in ("triton", "best") else None
         device = self.masters[0].device
+        theirs = backend.startswith("peer:") and device.type == "cuda"
+        self.op = load("triton" if theirs else backend).adamw if theirs or backend in ("triton", "best") else None
+        self.one_pass = torch.compile(one_pass, dynamic=True, fullgraph=True) if backend == "compile" else None
         self.counts = [torch.zeros((), device=device) for _ in ([0] if self.op else self.masters)]
 
     def gradients(self) -> list[Tensor]:
@@ -91,6 +110,14 @@ class AdamW:
 
     def _update_one(self, index: int, gradient: Tensor) -> None:
         master, averages = self.masters[index], [kind[index] for kind in self.averages]
+        if self.one_pass is not None:
+            self.counts[index] += 1
+            young = [1 - beta ** self.counts[index] for beta in BETAS]
+            flat = [tensor.view(-1) for tensor in (master, *averages)] + [gradient.reshape(-1)]
+            copy = self.copies[index].view(-1) if self.mixed else None
+            given: list[Any] = [*flat, copy, self.learning_rate, *young]
+            self.one_pass(*given)
+            return
         wide = [average.float() for average in averages]
         torch_adamw(
             [master],

@@ -4,7 +4,7 @@ Data: each layer is sharded over the ranks (`fully_shard`, as torchtitan shards 
 its gradients reduced in fp32; the fp32 shards are the masters, and each rank updates its own.
 Tensor (Shoeybi et al. 2019, arXiv 1909.08053): heads and the MLP's inner width are split over neighbouring ranks, with
 one sum over them after the attention and one after the MLP, and the same two in backward. Every tensor rank computes
-the loss of its share of the tokens. Dense models with grouped-query attention only.
+the loss of its share of the tokens. Dense models with grouped-query attention and no biases only.
 
 The process group is there already (bench/measure/cell.py joins it).
 """
@@ -38,7 +38,10 @@ class Parallel:
         self.data, self.tensor, self.tensor_ranks = mesh["data"], mesh["tensor"], tensor
         self.data_ranks, self.data_rank = size // tensor, self.data.get_local_rank()
         low = None if precision == "fp32" else torch.bfloat16
-        self.policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        # what layers are told (rotary tables, drawn routing) is fp32 and stays so; activations are `low` already
+        self.policy = MixedPrecisionPolicy(
+            param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False
+        )
 
     def finish(self, module: nn.Module) -> None:
         """Shard a layer once its weights are there, and the model last."""
@@ -65,6 +68,8 @@ class Parallel:
         attention, mlp = layer.attention, layer.mlp
         if not isinstance(attention, Grouped) or not isinstance(mlp, Dense) or attention.query_norm is not None:
             raise ValueError("tensor_parallel: expected a dense model with grouped-query attention, no QK-norm")
+        if attention.out.bias is not None or mlp.down.bias is not None:
+            raise ValueError("tensor_parallel: expected no biases: every rank would add, and train, its own")
         if attention.qkv.adapter is not None:
             raise ValueError("tensor_parallel: expected no adapters (lora_rank)")
         if attention.kv_heads % self.tensor_ranks or mlp.up.parts[0] % self.tensor_ranks:
@@ -94,8 +99,6 @@ class Parallel:
 
     def _split_rows(self, linear: Linear) -> None:
         linear.weight = nn.Parameter(self._part(linear.weight.detach(), 1))
-        if linear.bias is not None:  # summed over the ranks
-            linear.bias = nn.Parameter(linear.bias.detach() / self.tensor_ranks)
 
     def _enter(self, x: Tensor) -> Tensor:
         """x as it is; its gradient is the sum of the ranks'."""
