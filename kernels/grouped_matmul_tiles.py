@@ -24,7 +24,7 @@ from bench.kernels.op import architecture, processors
 from bench.kernels.tuning import tuned
 
 MAX_EXPERTS = 1024  # one program of the table's kernel holds them all
-SLOTS = 64  # entries of the table written by one program
+SLOTS = 64  # entries of the table written by one program; half as many beside more than 256 experts: no spills
 
 
 @triton.jit
@@ -178,8 +178,9 @@ class Groups:
             # each expert's last tile may be short: at most one tile an expert more than the rows fill
             slots = triton.cdiv(self.rows, block) + min(self.experts, self.rows)
             table = torch.empty(5 * slots + 1, dtype=torch.int32, device=self.offs.device)
-            sizes = {"BLOCK_M": block, "BLOCK_E": triton.next_power_of_2(self.experts), "SLOTS": SLOTS}
-            _table[(triton.cdiv(slots, SLOTS),)](self.offs, table, slots, self.experts, **sizes)
+            several = SLOTS if self.experts <= 256 else SLOTS // 2
+            sizes = {"BLOCK_M": block, "BLOCK_E": triton.next_power_of_2(self.experts), "SLOTS": several}
+            _table[(triton.cdiv(slots, several),)](self.offs, table, slots, self.experts, **sizes)
             self._tables[block] = table, slots
         return self._tables[block]
 

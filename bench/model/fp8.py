@@ -50,7 +50,7 @@ def _multiply(ops: SimpleNamespace, rowwise: bool) -> Callable[..., Tensor]:
         short = -rows.shape[0] % STEP
         padded = nn.functional.pad(rows, (0, 0, 0, short)) if short else rows.contiguous()
         y = Fp8Linear.apply(padded, weight, ops, rowwise)[: rows.shape[0]].view(*x.shape[:-1], -1)
-        return y
+        return y if bias is None else y + bias
 
     return multiply
 

@@ -3,7 +3,6 @@
 # (architecture, op.kernel) -> bytes a thread that may spill, where (how each place a row was met at begins), and why
 CHOICE = "a word or two at 56 to 80 registers, far from the limit of 255: the allocator's choice, not a lack"
 ODD = "GPT-2's 50,257 words: rows of logits begin at odd addresses, and single elements take registers"
-TABLE = "Kimi-K2's 384 experts take a block of 512 by 64 entries, in a kernel that writes a few hundred numbers a layer"
 SPILLS: dict[tuple[int, str], tuple[int, str, str]] = {
     # Triton 3.7.1 alone, at one width each (1024; 2048), in the norm whose sum nothing reads
     (80, "rms_norm.backward"): (8, "", CHOICE),
@@ -12,7 +11,6 @@ SPILLS: dict[tuple[int, str], tuple[int, str, str]] = {
     (90, "router.forward"): (8, "kimi_k2/", CHOICE),  # Triton 3.7.1 alone, 24 experts
     (80, "linear_cross_entropy.product"): (8, "gpt2_124m/", ODD),
     (100, "linear_cross_entropy.logits"): (32, "gpt2_124m/", ODD),  # Triton 3.6.0 alone
-    **{(arch, "grouped_matmul.table"): (112, "kimi_k2/prefill", TABLE) for arch in (80, 90, 100)},
 }
 
 # (architecture, op.kernel) -> where, and why its products may be mma.sync (HMMA) where wgmma or tcgen05 exist
