@@ -104,7 +104,7 @@ def _depths(
 
     So slices compare, memory included. None for a backend whose least slice does not fit. Raises ValueError.
     """
-    found = {name: memory.depths(model, workload, memory_bytes, ranks, backend=name) for name in backends}
+    found = {name: memory.depths(model, workload, memory_bytes, ranks, backend=name) for name in sorted(backends)}
     slices = [depths for depths in found.values() if depths and depths != [model.layers]]
     common = min(slices, key=lambda depths: depths[-1], default=[])
     return {name: depths if depths in ([], [model.layers]) else common for name, depths in found.items()}
@@ -119,7 +119,7 @@ def _cells_of(
     ranks: int,
     others: set[str],
 ) -> list[Cell]:
-    """`others`: the backends that the suite names for this model and workload, this one among them."""
+    """`others`: the backends that the suite names for this model and such a workload, this one among them."""
     shared = ranks > 1 and workload.phase == "train_step"
 
     def cell(layers: int | None, unavailable: str | None) -> Cell:
@@ -139,7 +139,7 @@ def _cells_of(
     if reason := _alone(model, workload, backend, ranks):
         return [cell(None, reason)]
     try:
-        depths = _depths(model, workload, others, memory_bytes, ranks if shared else 1)[backend]
+        depths = _depths(model, workload, others | {backend}, memory_bytes, ranks if shared else 1)[backend]
     except ValueError as error:  # its experts do not divide
         return [cell(None, f"{workload.key} with {model.key}: {error}")]
     if not depths:
@@ -177,10 +177,11 @@ def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = Tru
     Raises ConfigError for a name that does not exist.
     """
     planned: list[Cell] = []
-    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    named: dict[tuple[str, Workload], set[str]] = defaultdict(set)
     for group in suite.groups:
-        for pair in itertools.product(group.models, group.workloads):
-            named[pair] |= set(group.backends)
+        for model_key, workload_key in itertools.product(group.models, group.workloads):
+            if workload_key in config.keys(Workload):
+                named[model_key, _compared(config.load(Workload, workload_key))] |= set(group.backends)
     for number, group in enumerate(suite.groups):
         where = f"configs/suites/{suite.key}.toml: groups[{number}]"
         models = [_named(Model, key, f"{where}.models") for key in group.models] or [None]
@@ -196,13 +197,19 @@ def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = Tru
                         f"{where}: {workload.key} is of phase {workload.phase}, which "
                         + ("needs models" if model is None else "takes no models")
                     )
-                others = named[model.key, workload.key] if model else set()
+                others = named[model.key, _compared(workload)] if model else set()
                 for backend in group.backends:
                     planned += _cells_of(group, model, workload, backend, memory_bytes, ranks, others)
     doubled = {cell.key for cell in planned if sum(other.key == cell.key for other in planned) > 1}
     if doubled:
         raise config.ConfigError(f"configs/suites/{suite.key}.toml: groups: cell named twice: {min(doubled)}")
     return planned
+
+
+def _compared(workload: Workload) -> Workload:
+    """What workloads held against each other share: the same step but for routing (skew) and fp8."""
+    same = {"key": "", "source": "", "routing_zipf": None, "precision": "fp32", "tensor_parallel": 1}
+    return dataclasses.replace(workload, fp8_scaling="rowwise", fp8_around="bf16", **same)
 
 
 def _shared_by(ranks: int, workload: Workload) -> Workload:

@@ -125,3 +125,15 @@ def test_a_suite_can_share_matrices_over_ranks():
     train, decode = plan.cells(suite, 80e9, 4)
     assert train.key.endswith("/tensor=2") and train.columns()["tensor_parallel"] == 2 and not train.unavailable
     assert decode.workload.tensor_parallel == 1
+
+
+def test_skew_and_fp8_are_measured_at_the_depths_of_what_they_are_held_against():
+    found = plan.cells(config.load(Suite, "training"), 85e9)
+    depths = {}
+    for cell in found:
+        if cell.model and cell.backend == "triton":
+            depths.setdefault((cell.model.key, cell.workload.key), []).append(cell.layers)
+    for model in ("gpt_oss_20b", "qwen3_30b_a3b"):
+        assert depths[model, "pretrain_moe_uniform"] == depths[model, "pretrain_moe_zipf"]
+    assert depths["llama_3_1_8b", "pretrain_dense_8b"] == depths["llama_3_1_8b", "pretrain_dense_8b_fp8"]
+    assert sum(cell.estimate_s for cell in found) < config.load(Suite, "training").budget_s
