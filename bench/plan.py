@@ -208,7 +208,7 @@ def cells(suite: Suite, memory_bytes: float, ranks: int = 1, *, bf16: bool = Tru
 
 def _compared(workload: Workload) -> Workload:
     """What workloads held against each other share: the same step but for routing (skew) and fp8."""
-    same = {"key": "", "source": "", "routing_zipf": None, "precision": "fp32", "tensor_parallel": 1}
+    same: dict[str, Any] = {"key": "", "source": "", "routing_zipf": None, "precision": "fp32", "tensor_parallel": 1}
     return dataclasses.replace(workload, fp8_scaling="rowwise", fp8_around="bf16", **same)
 
 
