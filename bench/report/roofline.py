@@ -100,7 +100,8 @@ def chart(material: Material, layout: Layout) -> Any:
 
     marks = points(material)
     lines = roofs(material, marks)
-    names = sorted({mark["panel"] for mark in marks})
+    # a panel with no roof says nothing; the table below the chart still holds its cells
+    names = sorted({corner["panel"] for corner in lines} or {mark["panel"] for mark in marks})
     columns = min(layout.columns, len(names))
     # One legend for all panels: a panel that lacks a phase must not hand its colour to the next one.
     phases = [phase for phase in PHASES if any(mark["phase"] == phase for mark in marks)]
