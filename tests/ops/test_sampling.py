@@ -129,7 +129,8 @@ def test_temperature_zero_is_the_first_of_the_largest(generator: torch.Generator
 
 
 @pytest.mark.parametrize(
-    ("top_p", "top_k"), [(0.0, None), (0.0, 0), (0.0, 3), (0.0, 50), (-0.5, 3), (-1e9, None), (1e-40, None), (1e-40, 50)]
+    ("top_p", "top_k"),
+    [(0.0, None), (0.0, 0), (0.0, 3), (0.0, 50), (-0.5, 3), (-1e9, None), (1e-40, None), (1e-40, 50)],
 )
 def test_top_p_of_nothing_keeps_the_largest(top_p: float, top_k: int | None, generator: torch.Generator) -> None:
     """Row 0 has one largest logit, row 1 two to draw from, row 2 the same two at temperature 0."""
