@@ -27,7 +27,7 @@ setup: ## make the virtual environment (VENV= to use PYTHON as it is)
 bench: setup ## measure (GPU, or CPU without one), price, test the claim, write results/local/report
 	@$(PY) -m bench list providers > /dev/null
 	@$(PY) $(if $(NPROC),-m torch.distributed.run --standalone --nproc-per-node $(NPROC)) -m bench run --suite $(SUITE) --out $(OUT) $(if $(filter-out 0 no false,$(FRESH)),--fresh) $(if $(BUDGET),--budget $(BUDGET)) $(ARGS)
-	@$(PY) -m bench report --out $(OUT)
+	@$(if $(findstring --dry-run,$(ARGS)),true,$(PY) -m bench report --out $(OUT))
 
 test: setup ## the tests: one process interprets the kernels, a second compiles them ahead of time
 	@$(PY) -m pytest $(if $(shell $(PY) -c 'import xdist' 2>/dev/null && echo yes),-n 2 --dist worksteal)

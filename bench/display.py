@@ -31,6 +31,11 @@ def rate(row: dict[str, Any]) -> str:
     """What a row says in one phrase: tokens/s, or the ceiling's FLOP/s or bytes/s, or why there is nothing."""
     if row["status"] != "ok":
         return f"{row['status']}: {row.get('reason') or ''}"
+    if row.get("phase") == "serve":
+        low, high = row["system_tokens_per_s_low"], row["system_tokens_per_s_high"]
+        flags = f"  [{row['flags'].replace('+', ', ')}]" if row.get("flags") else ""
+        spread = (high - low) / 2 / row["system_tokens_per_s"]
+        return f"{row['system_tokens_per_s']:,.0f} output tokens/s at {row['point']} ± {spread:.1%}{flags}"
     step = row["step_s_last_third"]
     if row.get("system_tokens_per_s"):
         said = f"{row['system_tokens_per_s']:,.0f} {row['token_kind']} tokens/s"

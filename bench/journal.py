@@ -15,11 +15,13 @@ from typing import Any
 
 import filelock
 
-from bench import results
+from bench import results, serving_results
 from bench import runs as run_folders
 
-IDENTITY = ("suite", "device_uuid", "n_gpus", "source_hash", "torch", "triton")  # what must agree to resume a run
+# what must agree to resume a run
+IDENTITY = ("suite", "plan", "device_uuid", "n_gpus", "threads", "source_hash", "torch", "triton")
 SCHEMA = 1
+BESIDE = {"samples": results.SAMPLES, **serving_results.TABLES}  # files with rows of a cell, written before its own
 TRIED_AGAIN = ("crashed", "timeout", "error", "unavailable")  # by the next `make bench` of the same run
 
 
@@ -122,28 +124,35 @@ class Journal:
         if len(kept) < len(rows):
             results.write(self.cells, results.CELLS, kept)
 
-    def append(self, row: Mapping[str, Any], samples: list[float]) -> None:
-        """Record one finished cell. Raises JournalError, with nothing half-written, where the disk refuses."""
-        taken = [{"cell": row["cell"], "sample": i, "step_s": s} for i, s in enumerate(samples)]
+    def append(
+        self, row: Mapping[str, Any], samples: list[float], tables: Mapping[str, list[dict[str, Any]]] | None = None
+    ) -> None:
+        """Record one finished cell. Raises JournalError, with nothing half-written, where the disk refuses.
+
+        `tables`: rows of points, requests and steps, where the cell serves.
+        """
+        beside = {"samples": [{"sample": i, "step_s": s} for i, s in enumerate(samples)], **(tables or {})}
         try:
-            if taken:
-                results.append(self.samples, results.SAMPLES, taken)
+            for name, rows in beside.items():
+                taken = [{"cell": row["cell"], **one} for one in rows]
+                if taken:
+                    results.append(self.folder / f"{name}.csv", BESIDE[name], taken)
             results.append(self.cells, results.CELLS, [row])
         except OSError as error:
             raise JournalError(f"{self.folder}: cannot write results there: {error.strerror}") from None
 
     def _mend(self) -> None:
-        """Cut a torn last line of either file; drop samples whose cell never got its row."""
-        for path in (self.cells, self.samples):
+        """Cut a torn last line of any file; drop what stands beside a cell that never got its row."""
+        for path in (self.cells, *(self.folder / f"{name}.csv" for name in BESIDE)):
             if path.exists() and not path.read_bytes().endswith(b"\n"):
                 whole = path.read_bytes()
                 path.write_bytes(whole[: whole.rfind(b"\n") + 1])
                 if not path.read_bytes():
                     path.unlink()
-        if not self.samples.exists():
-            return
         finished = self.finished()
-        taken = results.read_rows(self.samples, results.SAMPLES)
-        kept = [row for row in taken if row["cell"] in finished]
-        if len(kept) < len(taken):
-            results.write(self.samples, results.SAMPLES, kept)
+        for name, columns in BESIDE.items():
+            path = self.folder / f"{name}.csv"
+            taken = results.read_rows(path, columns) if path.exists() else []
+            kept = [row for row in taken if row["cell"] in finished]
+            if len(kept) < len(taken):
+                results.write(path, columns, kept)

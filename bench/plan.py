@@ -22,8 +22,8 @@ from bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURING_HALF = (
-    *("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py", "kernels/*.py"),
-    "bench/peers/train/*.py",
+    *("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/serving/*.py", "bench/workloads/*.py"),
+    *("kernels/*.py", "bench/peers/train/*.py"),
 )
 CHOICES = ("configs/tuning/*.csv", "configs/best.csv", "results/local/tuning.csv", "results/local/best.csv")
 
@@ -76,7 +76,7 @@ class Cell:
     def columns(self) -> dict[str, Any]:
         """The columns of cells.csv known before measuring."""
         w = self.workload
-        kernel = w.phase in ("kernel", "ceiling")
+        kernel = w.phase in ("kernel", "ceiling", "serve")
         return {
             "cell": self.key,
             "phase": w.phase,
@@ -152,7 +152,8 @@ def _alone(model: Model, workload: Workload, backend: str, ranks: int) -> str | 
     """Why `ranks` GPUs cannot run this together, or None."""
     parts = workload.tensor_parallel
     if ranks == 1:
-        return None if parts == 1 else f"tensor_parallel = {parts} needs {parts} GPUs or a multiple: make bench NPROC"
+        how = f"make bench NPROC={parts} ARGS='--tensor-parallel {parts}'"
+        return None if parts == 1 else f"tensor_parallel = {parts} needs {parts} GPUs or a multiple: {how}"
     more = model.experts or model.qk_norm or model.attention_bias or model.mlp_bias or workload.lora_rank
     plain = model.attention == "gqa" and not more
     return next(
@@ -252,6 +253,8 @@ def source_hash(suite: Suite, planned: list[Cell]) -> str:
         keys.add(config.CONFIGS / "workloads" / f"{cell.workload.key}.toml")
         if cell.model:
             keys.add(config.CONFIGS / "models" / f"{cell.model.key}.toml")
+        if cell.workload.serving:
+            keys.add(config.CONFIGS / "traffic" / f"{cell.workload.serving.traffic}.toml")
     for path in files + sorted(keys):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]

@@ -43,8 +43,8 @@ CELLS: dict[str, tuple[str, str]] = {
     "device_name": ("s", "as the driver says it"),
     "n_gpus": ("i", "GPUs of the deployment (1 CPU host counts as 1)"),
     "batch_size": ("i", "sequences a step (of a micro-batch in training)"),
-    "input_tokens": ("i", "tokens a sequence: trained, prefilled, or the context decoding starts from"),
-    "output_tokens": ("i", "tokens decoded from that context"),
+    "input_tokens": ("i", "tokens a sequence: trained, prefilled, or the context decoding starts from; serve: mean"),
+    "output_tokens": ("i", "tokens decoded from that context; serve: mean"),
     "layers": ("i", "layers of the whole model"),
     "layers_measured": ("i", "layers that ran; fewer than `layers`: a slice, priced only through a two-depth fit"),
     "status": ("s", "ok, or why there is no number: " + ", ".join(STATUSES[1:])),
@@ -99,6 +99,8 @@ CELLS: dict[str, tuple[str, str]] = {
         "f",
         "rl_step: share of the static batch's decoded places that come after their answer's end",
     ),
+    "cached_input_tokens": ("f", "serve: input tokens of a request found in the prefix cache, mean"),
+    "point": ("s", "serve: the load point of points.csv whose rate this is"),
 }
 SAMPLES: dict[str, tuple[str, str]] = {
     "cell": ("s", "key of the cell"),

@@ -146,14 +146,14 @@ def _measure(
             outcome.left_out.extend(todo[position:])
             listener.stopped(outcome.left_out, f"the budget of {suite.budget_s:g} s ended while {cell.key} ran")
             break
-        samples = answer.pop("step_s", [])
+        samples, tables = answer.pop("step_s", []), answer.pop("tables", None)
         row = cell.columns() | answer
         row |= {"run": journal.folder.name, "suite": suite.key, "device": suite.device, "gpu": facts["gpu"]}
         row |= {"device_name": facts["device_name"], "started_at": started}
         if cell.is_part:
             # its rate is not the model's: only the two-depth fit, right of the CSV, may use a slice's times
             row |= dict.fromkeys(("system_tokens_per_s", "system_tokens_per_s_low", "system_tokens_per_s_high"))
-        journal.append(row, samples)
+        journal.append(row, samples, tables)
         outcome.measured.append(row)
         listener.ended(cell, row)
         if ended:

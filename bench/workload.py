@@ -17,6 +17,53 @@ TRAINING = ("train_step", "rl_step")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Phase serve: which traffic under which loads, by an engine with which options (vLLM's names)."""
+
+    traffic: str  # a class in configs/traffic
+    max_model_len: int  # tokens of a prompt and its answer; longer requests are clipped
+    length_scale: float = 1.0  # of prompts and answers: below 1 for tiny models
+    concurrencies: tuple[int, ...] = ()  # closed-loop points: requests, or sessions, kept going
+    rate_shares: tuple[float, ...] = ()  # open-loop points: shares of the best closed-loop point's requests a second
+    most_think_s: float | None = None  # pauses between turns are cut to this; None: as they are
+    goodput_search: int = 0  # requests of its shortest trial; 0: none is made
+    arrivals: str = "trace"  # of open-loop points: poisson, or bursty as the trace is
+    ttft_slo_s: float | None = None  # promised time to first token, and per output token after it; None: no promise
+    tpot_slo_s: float | None = None
+    block_size: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    num_gpu_blocks: int | None = None  # blocks of the cache; None: what max_num_seqs need, as far as memory goes
+    enable_prefix_caching: bool = True
+    kv_cache_dtype: str = "auto"  # auto: that of the model | fp8
+    quantization: str = "none"  # of the projections' weights: none | fp8 | int8 | int4
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "arrivals": ("poisson", "trace"),
+            "kv_cache_dtype": ("auto", "fp8"),
+            "quantization": ("none", "fp8", "int8", "int4"),
+        }
+        for name, known in choices.items():
+            require(getattr(self, name) in known, name, f"one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("max_model_len", "block_size", "max_num_seqs", "max_num_batched_tokens"):
+            require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
+        size = self.block_size
+        require(size >= 16 and not size & (size - 1), "block_size", f"a power of two from 16 on, got {size}")
+        require(bool(self.concurrencies), "concurrencies", "at least one load")
+        require(all(n >= 1 for n in self.concurrencies), "concurrencies", "each at least 1")
+        for name in ("length_scale", "ttft_slo_s", "tpot_slo_s"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, f"a positive number, got {value}")
+        together = (self.ttft_slo_s is None) == (self.tpot_slo_s is None)
+        require(together, "tpot_slo_s", "ttft_slo_s and tpot_slo_s, or neither")
+        require(all(share > 0 for share in self.rate_shares), "rate_shares", "each a positive number")
+        require(self.temperature >= 0 and 0 < self.top_p <= 1, "temperature", "0 or more, and top_p in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """decode: contexts spread evenly from `input_tokens` to `input_tokens + output_tokens`.
 
@@ -50,6 +97,7 @@ class Workload:
     prompts: int = 1
     rollouts: int = 1  # answers to each prompt
     answer_tokens_quantiles: tuple[float, ...] = ()  # answer lengths at evenly spaced quantiles, the first at 0
+    serving: Serving | None = None  # phase serve
     source: str  # why these sizes
 
     def __post_init__(self) -> None:
@@ -67,7 +115,11 @@ class Workload:
         counts = ("batch_size", "gradient_accumulation", "expert_parallel", "tensor_parallel", "prompts", "rollouts")
         for name in counts:
             require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
-        least = 0 if self.phase in ("kernel", "ceiling") else 1
+        if isinstance(self.serving, dict):  # sent to a worker as a table
+            object.__setattr__(self, "serving", Serving(**self.serving))
+        served = (self.phase == "serve") == (self.serving is not None)
+        require(served, "serving", "a [serving] table where the phase is serve, and only there")
+        least = 0 if self.phase in ("kernel", "ceiling", "serve") else 1
         require(self.input_tokens >= least, "input_tokens", f"at least {least}, got {self.input_tokens}")
         require(self.output_tokens >= 0, "output_tokens", f"a count, got {self.output_tokens}")
         allowed = self.tolerance is None or 0 < self.tolerance <= 0.1

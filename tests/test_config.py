@@ -61,7 +61,8 @@ def test_every_shipped_config_loads(kind):
         (
             Workload,
             'phase = "sing"\nprecision = "bf16"\nsource = "x"\n',
-            "configs/workloads/bad.toml: phase: expected one of ceiling, decode, kernel, prefill, rl_step, train_step",
+            "configs/workloads/bad.toml: phase: expected one of ceiling, decode, kernel, prefill, rl_step, serve, "
+            "train_step",
         ),
     ],
 )

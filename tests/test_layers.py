@@ -14,6 +14,7 @@ LEFT = {
     "runs",
     "kernels",
     "model",
+    "serving",
     "workloads",
     "measure",
     "plan",
@@ -33,7 +34,8 @@ MAY = {
     "install": set(),
     "kernels": set(),
     "model": {"config", "kernels"},
-    "workloads": {"config", "model", "kernels", "peers"},
+    "serving": {"config", "model", "kernels", "measure"},
+    "workloads": {"config", "model", "serving", "kernels", "measure", "peers"},
     "measure": set(),
     "plan": {"config", "model"},
     "journal": {"results", "runs"},
@@ -65,8 +67,8 @@ def room_of(path: Path) -> str:
 
 
 def room(name: str) -> str:
-    """The room of a module or folder of bench: what configs say is one room in three files."""
-    return "config" if name in ("architecture", "workload") else name
+    """The room of a module or folder of bench: what configs say is one room in three files, what CSVs say in two."""
+    return {"architecture": "config", "workload": "config", "serving_results": "results"}.get(name, name)
 
 
 def imported(path: Path) -> set[str]:

@@ -216,8 +216,8 @@ class FakeNvml:
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):
         if not self.counter:
             raise self.NVMLError
-        self.millijoules += 5e6 / 2
-        return self.millijoules
+        before, self.millijoules = self.millijoules, 1000.0 + 5e6 / 2  # all of it drawn after the first reading
+        return before
 
     def nvmlDeviceGetPowerUsage(self, handle):
         return 500_000

@@ -128,7 +128,7 @@ def test_fresh_starts_a_new_run(smoke, tmp_path, monkeypatch):
     assert len(folders(tmp_path)) == 2 and second.measured
 
 
-@pytest.mark.parametrize("name", ["device_uuid", "torch", "triton"])
+@pytest.mark.parametrize("name", ["device_uuid", "threads", "torch", "triton"])
 def test_another_machine_or_version_is_another_run(smoke, tmp_path, name):
     first, _ = measure(smoke, tmp_path, Recorded())
     first.folder.rename(first.folder.with_name("20200101T000000_smoke_cpu_aaaaaaaa"))

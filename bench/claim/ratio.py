@@ -146,7 +146,9 @@ def _flags(row: Row) -> set[str]:
 
 
 def _lengths(row: Row) -> tuple[float, float]:
-    return float(row.get("input_tokens") or 0), float(row.get("output_tokens") or 0)
+    """Computed tokens in and out of a request."""
+    spared = float(row.get("cached_input_tokens") or 0)
+    return float(row.get("input_tokens") or 0) - spared, float(row.get("output_tokens") or 0)
 
 
 def _served_per_counted(row: Row) -> float | None:

@@ -55,7 +55,8 @@ class Runnable(Protocol):
     def ops_ran(self) -> str | None:
         """Backend best: which side each op took since the last call; a peer: its version. None for all others."""
 
-    # Optional: `mark`, a callable to be set, which `step` calls with the name of each part it has finished;
+    # Optional: `measure(seconds, watch)`, in place of `step`, for what is no repetition of one step (serve.py);
+    # `mark`, a callable to be set, which `step` calls with the name of each part it has finished;
     # `columns`, further columns of the row, known once `prepare` has run.
 
 
@@ -102,6 +103,27 @@ def host_is_busy(before: float | None, after: float | None, seconds: float) -> b
     return after - before > BUSY * seconds * machine.cpu_count()
 
 
+def _watcher(board: Board | str) -> Callable[[Callable[[], None]], Any]:
+    """Runs something and answers (joules between two instants or None, columns of the board and the host)."""
+
+    def watch(run: Callable[[], None]) -> tuple[Callable[[float, float], float | None], dict[str, Any]]:
+        if not isinstance(board, Board):
+            run()
+            return (lambda start, end: None), {}
+        reading = board.watch(run)
+        return board.joules_between, _board_columns(reading)
+
+    return watch
+
+
+def _board_columns(reading: BoardReading) -> dict[str, Any]:
+    return {
+        "sm_clock_hz": reading.sm_clock_hz,
+        "temperature_c": reading.temperature_c,
+        "throttle_reasons": "+".join(reading.throttle_reasons),
+    }
+
+
 def _others_cpu_s(several: bool) -> float | None:
     """CPU seconds of all processes but this one, or all ranks: they are no strangers to each other."""
     own = ranks.total(machine.own_cpu_s()) if several else machine.own_cpu_s()
@@ -129,6 +151,9 @@ def _measure(workload: Runnable, device: str, seconds: float, several: bool) -> 
     timer: Timer = CudaTimer() if device == "cuda" else HostTimer()
     setup_s = timer.now() - start
     board = open_board(_uuid()) if device == "cuda" else "no GPU"
+    if hasattr(workload, "measure"):
+        row |= getattr(workload, "measure")(seconds, _watcher(board))  # noqa: B009  optional, as `mark`
+        return row | {"setup_s": setup_s, "peak_memory_bytes": machine.peak_memory_bytes(device)}
     readings: list[BoardReading] = []
     parts = PartTimer(device == "cuda")
     if hasattr(workload, "mark"):
@@ -186,9 +211,7 @@ def _figures(workload: Runnable, timing: Timing, readings: list[BoardReading], b
         row |= {
             "energy_joules_per_step": None if reading.energy_joules is None else reading.energy_joules / timing.steps,
             "energy_source": reading.energy_source,
-            "sm_clock_hz": reading.sm_clock_hz,
-            "temperature_c": reading.temperature_c,
-            "throttle_reasons": "+".join(reading.throttle_reasons),
+            **_board_columns(reading),
         }
         flags = flags + ["throttled"] * bool(reading.throttle_reasons)
     return row | {"flags": "+".join(flags)}

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bench.measure import clock
 
 PERIOD_S = 0.1
@@ -45,6 +47,7 @@ class Board:
 
     def __init__(self, nvml: Any, handle: Any, now: Callable[[], float] = clock.now):
         self.nvml, self.handle, self.now = nvml, handle, now
+        self.joules: list[tuple[float, float]] = []  # (when, counter) through the last watch
 
     def _read(self, name: str, *arguments: Any) -> Any:
         """One NVML query, or None where this GPU or driver does not answer it."""
@@ -67,6 +70,7 @@ class Board:
             "power_w": None if milliwatts is None else milliwatts / 1e3,
             "sm_clock_hz": None if megahertz is None else megahertz * 1e6,
             "temperature_c": self._read("nvmlDeviceGetTemperature", 0),  # 0 = the GPU die
+            "energy_joules": self.energy_joules(),
             "reasons": self._read("nvmlDeviceGetCurrentClocksThrottleReasons") or 0,
         }
 
@@ -90,7 +94,17 @@ class Board:
             thread.join()
         window = self.now() - start
         polls.append(self.poll())
+        self.joules = [(p["at"], p["energy_joules"]) for p in polls if p["energy_joules"] is not None]
         return summarise(polls, before, self.energy_joules(), window)
+
+    def joules_between(self, start: float, end: float) -> float | None:
+        """Energy from `start` to `end`, instants on the clock inside the last watch, by its counter; None under 2 s."""
+        if len(self.joules) < 2 or end - start < LEAST_WINDOW_S:
+            return None
+        at, counter = zip(*self.joules, strict=True)
+        if not at[0] <= start <= end <= at[-1]:
+            return None
+        return float(np.interp(end, at, counter) - np.interp(start, at, counter))
 
 
 def summarise(polls: list[dict[str, Any]], before: float | None, after: float | None, window: float) -> BoardReading:

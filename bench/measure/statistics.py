@@ -1,7 +1,8 @@
 """What a list of step times says: the median, how sure we are of it, and whether it held still.
 
 The interval is the 95% percentile bootstrap of the median (Efron 1979): medians of resamples, 2.5% to 97.5%.
-Burst and sustained rates differ on a GPU that warms up, so the first and last third are summarised apart.
+Burst and sustained rates differ on a GPU that warms up, so the first and last third are summarised apart; of few
+samples a third is at least three, so that no rate and no interval rests on a single step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
+LEAST_THIRD = 3  # samples
 WIDE = 0.01  # half-width of the interval, as a share of the median, beyond which a row is flagged
 UNSTEADY = 0.05  # difference of first and last third, likewise
 
@@ -67,7 +69,7 @@ def summarise(samples: Sequence[float]) -> Summary:
     """Raises ValueError on no samples or a time that is not positive."""
     if not samples or min(samples) <= 0:
         raise ValueError("step times must be positive, and at least one")
-    third = max(1, len(samples) // 3)
+    third = min(len(samples), max(LEAST_THIRD, len(samples) // 3))
     low, high = bootstrap_median(samples)
     last_low, last_high = bootstrap_median(samples[-third:])
     return Summary(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.architecture import LayerKind, Model
-from bench.model.cache import KVCache
+from bench.model.cache import Cache, KVCache
 from bench.model.parts import Linear, Norm, Tokens
 
 
@@ -58,27 +58,21 @@ class Grouped(nn.Module):
     def forward(self, x: Tensor, tokens: Tokens, cache: KVCache | None, index: int, slots: Tensor | None) -> Tensor:
         """From position 0; writes keys and values into layer `index` of the cache where there is one."""
         q, k, v = self.project(x, tokens)
-        if cache is not None:
-            self.ops.kv_append(k.flatten(0, 1), v.flatten(0, 1), cache.keys[index], cache.values[index], slots)
+        if cache is not None and slots is not None:
+            cache.append(self.ops, index, k.flatten(0, 1), v.flatten(0, 1), slots)
         ends = tokens.chunks if self.kind.chunk and tokens.chunks is not None else tokens.documents
         options: dict[str, Any] = {"window": self.kind.window, "sinks": self.sinks, "cu_seqlens": ends}
         options = {name: value for name, value in options.items() if value is not None}
         return self.leave(self.out(self.ops.attention(q, k, v, **options).flatten(2)))
 
-    def decode(self, x: Tensor, tokens: Tokens, cache: KVCache, index: int, slots: Tensor) -> Tensor:
-        """One token a sequence, x (B, 1, H), whose keys and values are appended first."""
-        q, k, v = self.project(x, tokens)
-        keys, values = cache.keys[index], cache.values[index]
-        self.ops.kv_append(k[:, 0], v[:, 0], keys, values, slots)
+    def decode(self, x: Tensor, tokens: Tokens, cache: Cache, index: int, slots: Tensor) -> Tensor:
+        """Tokens x (B, T, H) that see what the cache says they see; their keys and values are appended first."""
+        q, k, v = (part.flatten(0, 1) for part in self.project(x, tokens))
+        cache.append(self.ops, index, k, v, slots)
         options: dict[str, Any] = {"window": self.kind.window, "sinks": self.sinks}
         options = {name: value for name, value in options.items() if value is not None}
-        lengths = cache.lengths
-        if self.kind.chunk and cache.chunk:
-            table, lengths = cache.pages()
-            keys, values = cache.paged(index)
-            options["block_table"] = table
-        attended = self.ops.decode_attention(q[:, 0], keys, values, lengths, **options)
-        return self.leave(self.out(attended.flatten(1)))[:, None]
+        attended = cache.attend(self.ops, index, q, bool(self.kind.chunk), **options)
+        return self.leave(self.out(attended.flatten(1))).view(x.shape)
 
 
 class Latent(nn.Module):
@@ -111,25 +105,23 @@ class Latent(nn.Module):
     def forward(self, x: Tensor, tokens: Tokens, cache: KVCache | None, index: int, slots: Tensor | None) -> Tensor:
         """From position 0; writes the latent and the rotated key into layer `index` of the cache."""
         q_nope, q_rotary, latent, k_rotary = self.project(x, tokens)
-        if cache is not None:
+        if cache is not None and slots is not None:
             row = torch.cat((latent.unsqueeze(2), k_rotary), -1).flatten(0, 1)
-            self.ops.kv_append(row, None, cache.keys[index], None, slots)
+            cache.append(self.ops, index, row, None, slots)
         k_nope, v = self.up_key(latent).unflatten(-1, (self.heads, -1)).split((self.nope, self.value), dim=-1)
         q = torch.cat((q_nope, q_rotary), -1)
         k = torch.cat((k_nope, k_rotary.expand(-1, -1, self.heads, -1)), -1)
         options = {} if tokens.documents is None else {"cu_seqlens": tokens.documents}
         return self.out(self.ops.attention(q, k, v, scale=self.scale, **options).flatten(2))
 
-    def decode(self, x: Tensor, tokens: Tokens, cache: KVCache, index: int, slots: Tensor) -> Tensor:
-        """One token a sequence, x (B, 1, H), with the up-projections absorbed."""
-        q_nope, q_rotary, latent, k_rotary = self.project(x, tokens)
-        row = torch.cat((latent, k_rotary[:, :, 0]), -1)  # (B, 1, c + r): one key head
-        self.ops.kv_append(row, None, cache.keys[index], None, slots)
+    def decode(self, x: Tensor, tokens: Tokens, cache: Cache, index: int, slots: Tensor) -> Tensor:
+        """Tokens x (B, T, H) that see what the cache says they see, with the up-projections absorbed."""
+        q_nope, q_rotary, latent, k_rotary = (part.flatten(0, 1) for part in self.project(x, tokens))
+        row = torch.cat((latent, k_rotary[:, 0]), -1)[:, None]  # (N, 1, c + r): one key head
+        cache.append(self.ops, index, row, None, slots)
         up = self.up_key.weight.unflatten(0, (self.heads, -1))  # (n, nope + v, c)
-        absorbed = torch.einsum("bnd,ndc->bnc", q_nope[:, 0], up[:, : self.nope])
-        q = torch.cat((absorbed, q_rotary[:, 0]), -1)
-        o = self.ops.decode_attention(
-            q, cache.keys[index], None, cache.lengths, scale=self.scale, v_dim=self.latent
-        )  # (B, n, c)
+        absorbed = torch.einsum("bnd,ndc->bnc", q_nope, up[:, : self.nope])
+        q = torch.cat((absorbed, q_rotary), -1)
+        o = cache.attend(self.ops, index, q, False, scale=self.scale, v_dim=self.latent)  # (N, n, c)
         o = torch.einsum("bnc,nvc->bnv", o, up[:, self.nope :])
-        return self.out(o.flatten(1))[:, None]
+        return self.out(o.flatten(1)).view(x.shape)

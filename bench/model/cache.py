@@ -5,12 +5,23 @@ Shapes: B sequences, S slots, n_kv heads, d head_dim; latent attention (MLA) has
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 
 from bench.architecture import Model
 
 PAGE = 16  # positions in one page of a chunked layer's cache; a chunk is a whole number of them
+
+
+class Cache(Protocol):
+    """What a layer asks of any cache: to keep new tokens, and to let queries see what is visible to them."""
+
+    def append(self, ops: SimpleNamespace, index: int, k: Tensor, v: Tensor | None, slots: Tensor) -> None: ...
+
+    def attend(self, ops: SimpleNamespace, index: int, q: Tensor, chunked: bool, **options: Any) -> Tensor: ...
 
 
 class KVCache:
@@ -32,6 +43,19 @@ class KVCache:
     def slots(self, positions: Tensor) -> Tensor:
         """Positions (B or 1, T) -> places (B · T,) in the cache seen as one row of slots, as kv_append wants them."""
         return (self.first + positions).flatten()
+
+    def append(self, ops: SimpleNamespace, index: int, k: Tensor, v: Tensor | None, slots: Tensor) -> None:
+        """Keys and values (N, n_kv, d) of N tokens into layer `index`."""
+        ops.kv_append(k, v, self.keys[index], self.values[index], slots)
+
+    def attend(self, ops: SimpleNamespace, index: int, q: Tensor, chunked: bool, **options: Any) -> Tensor:
+        """q (B, n, d), one token a sequence, against layer `index` -> (B, n, d of the values)."""
+        keys, values, lengths = self.keys[index], self.values[index], self.lengths
+        if chunked and self.chunk:
+            options["block_table"], lengths = self.pages()
+            keys, values = self.paged(index)
+        attended: Tensor = ops.decode_attention(q, keys, values, lengths, **options)
+        return attended
 
     def pages(self) -> tuple[Tensor, Tensor]:
         """Where each sequence's last chunk lies: a block table (B, chunk / PAGE) and how much of it is filled (B,)."""

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.architecture import LayerKind, Model
 from bench.model.attention import Grouped, Latent
-from bench.model.cache import KVCache
+from bench.model.cache import Cache, KVCache
 from bench.model.mlp import Dense, Mixture
 from bench.model.parts import Norm, Tokens
 
@@ -65,9 +65,9 @@ class Layer(nn.Module):
         return self.mlp(x, tokens), residual
 
     def decode(
-        self, update: Tensor, residual: Tensor | None, tokens: Tokens, cache: KVCache, index: int, slots: Tensor
+        self, update: Tensor, residual: Tensor | None, tokens: Tokens, cache: Cache, index: int, slots: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One token a sequence, (B, 1, H)."""
+        """Tokens (B, T, H) that see what the cache says they see."""
         x, residual = self.attention_norm(update, residual)
         return self._feed(self.attention.decode(x, tokens, cache, index, slots), residual, tokens)
 

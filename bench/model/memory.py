@@ -62,9 +62,14 @@ def _resident(model: Model, workload: Workload, shards: int) -> float:
 
 
 def _inference(model: Model, workload: Workload) -> float:
-    """Weights, cache, and what passes through one layer: its larger half, and a few tensors of the stream's width."""
+    """Weights, cache, and what passes through one layer: its larger half, and a few tensors of the stream's width.
+
+    Of a serving engine the least cache: one request of full length. It takes what is left (bench/serving/build.py).
+    """
     slots = workload.batch_size * (workload.input_tokens + workload.output_tokens)
     tokens = workload.batch_size * (workload.input_tokens if workload.phase == "prefill" else 1)
+    if workload.serving:
+        slots, tokens = workload.serving.max_model_len, workload.serving.max_num_batched_tokens
     feed = _feed(model, True) + model.top_k * (model.hidden + (model.ffn_expert or 0))
     passing = tokens * (max(_attention(model, True), feed) + 8 * model.hidden)
     cache = slots * accounting.kv_bytes_per_token(model, workload.precision)
@@ -193,6 +198,8 @@ def depths(
 
     if fits(model.layers):
         return [model.layers]
+    if workload.serving:  # a slice has no prices, and traffic no meaning for it
+        return []
     first = model.first_dense_layers
     possible = [n for n in range(first + model.period, model.layers, model.period) if fits(n)]
     if not possible:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.architecture import Model
 from bench.model import documents
-from bench.model.cache import KVCache
+from bench.model.cache import Cache, KVCache
 from bench.model.layer import Layer
 from bench.model.parts import Norm, Tokens, initialise
 
@@ -149,12 +149,29 @@ class Transformer(nn.Module):
         """
         position = cache.lengths.long()[:, None]
         slots = cache.slots(position)
-        rotary = self.model.rope_theta is not None
-        cos, sin = (self.cos[position], self.sin[position]) if rotary else (None, None)
-        given = Tokens(positions=position, cos=cos, sin=sin, routing=routing)
         cache.lengths += 1
-        update, residual = self.embed(tokens[:, None], position), None
+        return self.cached(tokens[:, None], position, cache, slots, routing)
+
+    @torch.no_grad()
+    def cached(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: Cache,
+        slots: Tensor,
+        routing: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, T) at positions (B, T), appended at slots (B · T,) -> logits of all, or of `rows`, (N, V).
+
+        What each token sees, the cache says: a sequence of one token each, or pieces of several sequences.
+        """
+        rotary = self.model.rope_theta is not None
+        cos, sin = (self.cos[positions], self.sin[positions]) if rotary else (None, None)
+        given = Tokens(positions=positions, cos=cos, sin=sin, routing=routing)
+        update, residual = self.embed(tokens, positions), None
         for index, layer in enumerate(self.stack):
             update, residual = layer.decode(update, residual, given, cache, index, slots)
         x, _ = self.norm(update, residual)
-        return self.ops.matmul(x[:, 0], self.head)
+        x = x.flatten(0, 1)
+        return self.ops.matmul(x if rows is None else x[rows], self.head)

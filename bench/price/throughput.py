@@ -58,6 +58,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "batch_size": ("i", "sequences a step"),
     "input_tokens": ("f", "tokens in, a request (sequence length in training)"),
     "output_tokens": ("f", "tokens out, a request"),
+    "cached_input_tokens": ("f", "of the tokens in, those a prefix cache spared; blank: none, or not told"),
     "layers": ("i", "layers of the model; blank on imported rows"),
     "layers_measured": ("s", "blank, or the depths of a fit: 8+16 of 32"),
     "source": ("s", "address of the figure; blank on measured rows"),
@@ -153,7 +154,10 @@ def _machine(run: Path) -> Row:
 
 
 def _void(run: Path, cell: Mapping[str, Any], notes: list[str]) -> bool:
-    """Whether a cell is faster than its GPU's data sheet allows: its time or its counts are wrong. Noted, left out."""
+    """Whether a cell is faster than its GPU's data sheet allows, or served what contradicts itself. Noted, left out."""
+    if cell["phase"] == "serve" and "void" in (cell["flags"] or "").split("+"):
+        notes.append(f"{run.name}/{cell['cell']}: void, left out: points.csv says why")
+        return True
     step_s = _step_s(cell)
     if not step_s or not cell["gpu"] or cell["gpu"] == "cpu":
         return False

@@ -41,7 +41,7 @@ MARGIN = 8.0  # a roof is drawn this factor beyond the outermost cell
 def points(material: Material) -> list[dict[str, Any]]:
     """One point a measured cell with FLOPs, bytes and a time: intensity and rate per GPU."""
     found = []
-    for cell in material.cells:
+    for cell in newest(material):
         reached, moved = rate(cell, "flops_per_step"), cell["bytes_per_step"]
         if reached and moved and cell["phase"] in PHASES:
             found.append(
@@ -63,11 +63,19 @@ def panel(cell: Mapping[str, Any]) -> str:
     return f"{cell['device_name'] or cell['gpu'] or 'unknown device'}, {cell['precision']}"
 
 
+def newest(material: Material) -> list[Mapping[str, Any]]:
+    """The cells of each panel's newest run: a roof is one run's, and says nothing about another's cells."""
+    last: dict[str, str] = {}
+    for cell in material.cells:
+        last[panel(cell)] = max(last.get(panel(cell), ""), str(cell["run"]))
+    return [cell for cell in material.cells if cell["run"] == last[panel(cell)]]
+
+
 def roofs(material: Material, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The roof lines, three corners each, wide enough for the cells under them."""
     tops = ceilings(material.cells)
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in material.cells:
+    for cell in newest(material):
         under = [mark["intensity"] for mark in marks if mark["panel"] == panel(cell)]
         top, gpu = tops.get(device_of(cell)), material.gpus.get(str(cell["gpu"]))
         precision = str(cell["precision"])
@@ -198,7 +206,7 @@ def section(material: Material) -> Section:
     seen = any(is_matmul(c) for c in material.cells if c["phase"] == "ceiling")
     figure = Figure(
         "roofline",
-        "Roofline: cells measured, under the ceilings of the same machine",
+        "Roofline: cells of each machine's newest run, under the ceilings of that run",
         "Each measured cell by arithmetic intensity and rate, under the measured ceiling"
         " (solid) and the datasheet's (dashed), on logarithmic axes.",
         lambda layout: chart(material, layout),

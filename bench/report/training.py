@@ -65,8 +65,10 @@ def remarks(cells: Cells, use: Mapping[str, Utilisation]) -> Text:
     """What a reader of some cells must know: why a peak is blank, whose memory a fit shows, which tokens count."""
     reasons = dict.fromkeys(use[name(cell)].mfu_measured.reason for cell in cells)
     blank = "; ".join(reason for reason in reasons if reason)
+    marked = any(use[name(cell)].mfu_measured.mark == "above_measured_ceiling" for cell in cells)
     holds = {
         f"MFU of measured is blank where there is {blank}.": bool(blank),
+        "† above the ceiling measured in the run: that measurement was no ceiling.": marked,
         "* Of the deepest slice behind the fit.": any(isinstance(cell["layers_measured"], str) for cell in cells),
         "An RL step's tokens are those of its answers.": any(cell["phase"] == "rl_step" for cell in cells),
         "LoRA trains adapters alone: about 4 FLOPs a parameter and token, not 6.": any(c["lora_rank"] for c in cells),

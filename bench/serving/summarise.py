@@ -1,0 +1,208 @@
+"""From the records of one load point to its row: window, rates, percentiles, goodput, verdict.
+
+`steady_window` comes first where energy is wanted: the caller reads the joules inside it and hands them over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.serving import validity, window
+from bench.serving.intervals import effective_count, wilson
+from bench.serving.percentiles import percentile
+from bench.serving.point import SLO, Point
+from bench.serving.records import OK, Record
+from bench.serving.steps import Step, summarise_steps
+from bench.serving.window import CUT, Window
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+WITH_INTERVAL = ("p50", "p95")
+SHORT_OUTPUTS = 0.98  # achieved over planned tokens; below: flagged
+
+
+def steady_window(records: Sequence[Record], concurrency: int | None = None) -> Window | None:
+    """The window of a closed loop of that concurrency, or of an open loop; None where too few requests make one."""
+    return window.open_window(records) if concurrency is None else window.closed_window(records, concurrency)
+
+
+def summarise(
+    records: Sequence[Record],
+    in_flight: validity.Samples,
+    *,
+    concurrency: int | None = None,
+    rate_per_s: float | None = None,
+    slo: SLO | None = None,
+    n_gpus: int = 1,
+    steps: Sequence[Step] | None = None,
+    max_num_seqs: int | None = None,
+    energy_joules: float | None = None,
+) -> Point:
+    """The row of one load point, closed loop if `concurrency` is given and open loop if not.
+
+    `in_flight`: (time_s, requests sent and not yet ended) as they changed, or polled. `energy_joules`: of all boards,
+    inside `steady_window`.
+    """
+    columns = _load(records) | {"n_gpus": n_gpus, "concurrency": concurrency, "rate_per_s": rate_per_s}
+    steady = steady_window(records, concurrency)
+    if steady is None:
+        return Point(**columns, flags=("too_few_requests",))
+    due = window.members(records, steady)
+    done = [r for r in due if r.status == OK]
+    planned = sum(r.planned_output_tokens for r in done)
+    columns |= {
+        "window_s": steady.seconds,
+        "window_requests": len(due),
+        "output_tokens_ratio": sum(r.output_tokens for r in done) / planned if planned else None,
+    }
+    latencies, open_ended = _latencies(done, window.gaps(records, steady))
+    columns |= latencies | _rates(records, steady, latencies["e2e_s_p50"], n_gpus)
+    median_tpot = latencies["tpot_s_p50"]
+    columns["interactivity_tokens_per_s"] = 1 / median_tpot if median_tpot else None
+    if slo is not None:
+        columns |= _goodput(due, slo, steady)
+    columns |= _engine(steps, max_num_seqs, steady)
+    columns |= _energy(energy_joules, columns, steady)
+    verdict, flags = _verdict(records, due, in_flight, steady, opened=concurrency is None)
+    residence_s, tokens = latencies["e2e_s_p50"], columns["output_tokens_ratio"]
+    flags |= {
+        "short_window": residence_s is None or steady.seconds < window.LEAST_PARTS * residence_s,
+        "dependent_requests": open_ended,
+        "failed_requests": columns["requests_failed"] > 0,
+        "cut_requests": any(r.status == CUT for r in due),
+        "short_outputs": tokens is not None and tokens < SHORT_OUTPUTS,
+    }
+    return Point(**columns, **verdict, flags=tuple(name for name, raised in flags.items() if raised))
+
+
+def _load(records: Sequence[Record]) -> dict[str, Any]:
+    statuses = Counter(r.status for r in records)
+    failed = {status: count for status, count in sorted(statuses.items()) if status not in (OK, CUT)}
+    return {
+        "requests": len(records),
+        "requests_completed": statuses[OK],
+        "requests_failed": sum(failed.values()),
+        "failed_by_status": "+".join(f"{status}={count}" for status, count in failed.items()),
+        "requests_cut": statuses[CUT],
+    }
+
+
+def _latencies(done: Sequence[Record], gaps: window.Array) -> tuple[dict[str, Any], bool]:
+    """Of each latency its percentiles, requests in the order they were due; and whether an interval has an open end."""
+    samples: dict[str, Any] = {
+        "ttft_s": [r.ttft_s for r in done if r.ttft_s is not None],
+        "tpot_s": [r.tpot_s for r in done if r.tpot_s is not None],
+        "itl_s": gaps,
+        "e2e_s": [r.e2e_s for r in done if r.e2e_s is not None],
+    }
+    columns: dict[str, Any] = {}
+    open_ended = False
+    for name, values in samples.items():
+        for label, quantile in QUANTILES.items():
+            found = percentile(values, quantile)
+            columns[f"{name}_{label}"] = found.value if found else None
+            if label in WITH_INTERVAL:
+                columns[f"{name}_{label}_low"] = found.low if found else None
+                columns[f"{name}_{label}_high"] = found.high if found else None
+            open_ended |= found is not None and None in (found.low, found.high)
+    return columns, open_ended
+
+
+def _rates(records: Sequence[Record], steady: Window, residence_s: float | None, n_gpus: int) -> dict[str, Any]:
+    count = window.parts(steady, residence_s)
+    out_times, out_tokens = window.output_events(records)
+    in_times, in_tokens, cached = window.input_events(records)
+    streams: dict[str, tuple[window.Array, window.Array]] = {
+        "output": (out_times, out_tokens),
+        "input": (in_times, in_tokens),
+        "total": (np.concatenate((out_times, in_times)), np.concatenate((out_tokens, in_tokens))),
+    }
+    if cached is not None:
+        streams["cached_input"] = (in_times, cached)
+    columns: dict[str, Any] = {"sub_windows": count}
+    for name, (times, tokens) in streams.items():
+        if not len(times):
+            continue
+        found = window.rate(times, tokens, steady, count)
+        columns[f"{name}_tokens_per_s"] = found.per_s
+        columns[f"{name}_tokens_per_s_low"], columns[f"{name}_tokens_per_s_high"] = found.low, found.high
+    ended = sum(r.status == OK and steady.start_s <= window.left_s(r) <= steady.end_s for r in records)
+    columns["requests_per_s"] = ended / steady.seconds
+    if "output_tokens_per_s" in columns:
+        columns["output_tokens_per_s_per_gpu"] = columns["output_tokens_per_s"] / n_gpus
+    return columns
+
+
+def _goodput(due: Sequence[Record], slo: SLO, steady: Window) -> dict[str, Any]:
+    def kept(promise: Callable[[Record], bool]) -> window.Array:
+        return np.array([r.status == OK and promise(r) for r in due], dtype=float)
+
+    ttft = kept(lambda r: r.ttft_s is not None and r.ttft_s <= slo.ttft_s)
+    tpot = kept(lambda r: r.tpot_s is None or r.tpot_s <= slo.tpot_s)
+    columns: dict[str, Any] = {
+        "slo_ttft_s": slo.ttft_s,
+        "slo_tpot_s": slo.tpot_s,
+        "goodput_requests_per_s": float((ttft * tpot).sum()) / steady.seconds,
+    }
+    for name, outcomes in (("slo", ttft * tpot), ("ttft", ttft), ("tpot", tpot)):
+        share = float(outcomes.mean())
+        low, high = wilson(share, effective_count(outcomes))
+        columns |= {f"{name}_attainment": share, f"{name}_attainment_low": low, f"{name}_attainment_high": high}
+    return columns
+
+
+def _engine(steps: Sequence[Step] | None, max_num_seqs: int | None, steady: Window) -> dict[str, Any]:
+    found = summarise_steps(steps, steady) if steps else None
+    if found is None:
+        return {}
+    return {
+        "busy_share": found.busy_share,
+        "prefill_share": found.prefill_share,
+        "decode_sequences_mean": found.decode_sequences,
+        "batch_occupancy": found.decode_sequences / max_num_seqs if max_num_seqs else None,
+    }
+
+
+def _energy(joules: float | None, columns: dict[str, Any], steady: Window) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("output", "total"):
+        tokens = columns.get(f"{name}_tokens_per_s", 0.0) * steady.seconds
+        found[f"energy_joules_per_{name}_token"] = joules / tokens if joules is not None and tokens else None
+    return found
+
+
+def _verdict(
+    records: Sequence[Record], due: Sequence[Record], in_flight: validity.Samples, steady: Window, *, opened: bool
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The columns of the verdict, and its flags."""
+    means = validity.in_flight_means(in_flight, steady)
+    mean = None if means is None else float(means[0])
+    law = validity.littles_law_ratio(records, in_flight, steady)
+    lag = validity.client_lag_ratio(due)
+    achieved = validity.achieved_rate_ratio(records, steady) if opened else None
+    rising = validity.saturated(records, in_flight, steady) if opened else None
+    behind = achieved is not None and mean is not None and validity.below_requested_rate(achieved, len(due), mean)
+    void: list[str] = []
+    if law is not None and abs(law - 1) > validity.LITTLES_LAW:
+        void.append(f"littles_law: requests in flight are {law:.3g} times what the records account for")
+    if lag is not None and lag > validity.CLIENT_LAG:
+        void.append(f"client_lag: p99 of lateness is {lag:.1%} of the median TTFT")
+    columns = {
+        "in_flight_mean": mean,
+        "littles_law_ratio": law,
+        "client_lag_ratio": lag,
+        "achieved_rate_ratio": achieved,
+        "saturated": rising,
+        "void": tuple(void),
+    }
+    flags = {
+        "saturated": bool(rising),
+        "saturation_unknown": opened and rising is None,
+        "below_requested_rate": behind,
+        "littles_law_unknown": law is None,
+        "client_lag_unknown": lag is None,
+    }
+    return columns, flags

@@ -1,0 +1,123 @@
+"""The schema of what a cell of phase serve has beside its row: points.csv, requests.csv, steps.csv in its run folder.
+
+A cell serves one class of traffic with one model and backend under a ladder of loads; each load is a point. Facts, as
+everything in a run folder: appended with the cell, never edited. bench/serving/point.py says what the columns of a
+point mean and how they are found; a test holds its fields and this list together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.results import read_rows
+
+Columns = dict[str, tuple[str, str]]
+
+_OF = {
+    "ttft_s": "time to first token, from when the request was due",
+    "tpot_s": "time per output token after the first",
+    "itl_s": "gap between arrivals of one request's tokens",
+    "e2e_s": "from due to the last token",
+}
+_ENDS = {"low": "its 95% interval, low end", "high": "and its high end"}
+
+
+def _interval(name: str, meaning: str) -> Columns:
+    return {name: ("f", meaning)} | {f"{name}_{end}": ("f", said) for end, said in _ENDS.items()}
+
+
+def _percentiles(name: str) -> Columns:
+    said = {p: f"{_OF[name]}, {p[1:]}th percentile; blank where too few requests prove it" for p in ("p90", "p99")}
+    p50, p95 = (_interval(f"{name}_{p}", f"{_OF[name]}, {p[1:]}th percentile") for p in ("p50", "p95"))
+    return p50 | {f"{name}_p90": ("f", said["p90"])} | p95 | {f"{name}_p99": ("f", said["p99"])}
+
+
+POINTS: Columns = {
+    "cell": ("s", "key of the cell"),
+    "point": ("s", "load point: concurrency=8 (closed loop) or rate=0.5 (open loop, requests per second)"),
+    "n_gpus": ("i", "GPUs of the deployment"),
+    "concurrency": ("i", "closed loop: requests kept in flight"),
+    "rate_per_s": ("f", "open loop: requests offered per second"),
+    "requests": ("i", "sent in the whole measurement"),
+    "requests_completed": ("i", "of them completed"),
+    "requests_failed": ("i", "failed"),
+    "failed_by_status": ("s", "how: timeout=3+closed=1"),
+    "requests_cut": ("i", "still running at its end"),
+    "window_s": ("f", "length of the steady window; rates and latencies are of it; blank: too few requests make none"),
+    "window_requests": ("i", "requests due in the window"),
+    "output_tokens_ratio": ("f", "output tokens achieved over planned"),
+    "sub_windows": ("i", "equal stretches of the window that the intervals of the rates are bootstrapped over"),
+    **_interval("output_tokens_per_s", "output tokens, whole deployment"),
+    "output_tokens_per_s_per_gpu": ("f", "the same over n_gpus"),
+    **_interval("input_tokens_per_s", "input tokens, cached ones among them"),
+    **_interval("cached_input_tokens_per_s", "input tokens found in the prefix cache; blank: not told"),
+    **_interval("total_tokens_per_s", "input and output"),
+    "requests_per_s": ("f", "completed in the window"),
+    "interactivity_tokens_per_s": ("f", "1 / median TPOT: what one user sees"),
+    **_percentiles("ttft_s"),
+    **_percentiles("tpot_s"),
+    **_percentiles("itl_s"),
+    **_percentiles("e2e_s"),
+    "slo_ttft_s": ("f", "promised time to first token"),
+    "slo_tpot_s": ("f", "promised time per output token"),
+    "goodput_requests_per_s": ("f", "requests a second that kept both promises"),
+    **_interval("slo_attainment", "share that kept both"),
+    **_interval("ttft_attainment", "share that kept the first"),
+    **_interval("tpot_attainment", "share that kept the second"),
+    "busy_share": ("f", "engine: share of the window with a step running"),
+    "prefill_share": ("f", "engine: share of the steps' time that prompts added"),
+    "decode_sequences_mean": ("f", "engine: requests decoding, mean over the steps' time"),
+    "batch_occupancy": ("f", "engine: the same over max_num_seqs"),
+    "energy_joules_per_output_token": ("f", "GPU boards, over the window"),
+    "energy_joules_per_total_token": ("f", "the same over input and output tokens"),
+    "in_flight_mean": ("f", "requests sent and not ended, mean over the window"),
+    "littles_law_ratio": ("f", "in flight over (completed per second x time in the system); void beyond 5% off 1"),
+    "client_lag_ratio": ("f", "99th percentile of sent - due over median TTFT; void above 2%"),
+    "achieved_rate_ratio": ("f", "open loop: requests due a second over the rate offered"),
+    "saturated": ("s", "True where the queue rose through the window: no sustainable load"),
+    "search": ("s", "goodput search: passed, failed or undecided; found: the highest rate that passed"),
+    "kv_cache_blocks": ("i", "engine: blocks of the paged cache"),
+    "kv_cache_bytes": ("i", "engine: their memory"),
+    "clipped_share": ("f", "planned requests that were too long for the model's context and were clipped"),
+    "lost_token_share": ("f", "of their tokens, what clipping lost"),
+    "ended_session_share": ("f", "sessions that the context ended before their time"),
+    "flags": ("s", "reasons to read the row with care, joined by +"),
+    "void": ("s", "reasons not to use the row"),
+}
+REQUESTS: Columns = {
+    "cell": ("s", "key of the cell"),
+    "point": ("s", "load point of the cell"),
+    "request": ("i", "number of the request in the plan"),
+    "traffic": ("s", "class of traffic"),
+    "scheduled_s": ("f", "when it was due, since the start of the point"),
+    "sent_s": ("f", "when it was sent"),
+    "first_token_s": ("f", "when its first token came"),
+    "end_s": ("f", "when its last token came"),
+    "input_tokens": ("i", "of the prompt, as the server counted them"),
+    "cached_tokens": ("i", "of these, found in the prefix cache; blank: not told"),
+    "planned_output_tokens": ("i", "asked for"),
+    "output_tokens": ("i", "given, as the server counted them"),
+    "status": ("s", "ok, or what went wrong in one word; cut: still running at the end"),
+    "reason": ("s", "one line behind any status but ok"),
+}
+STEPS: Columns = {
+    "cell": ("s", "key of the cell"),
+    "point": ("s", "load point of the cell"),
+    "start_s": ("f", "when the device began, since the start of the point"),
+    "duration_s": ("f", "device time of the step"),
+    "prefill_tokens": ("i", "tokens of prompts computed; those found in the prefix cache left out"),
+    "decode_sequences": ("i", "requests that decoded one token"),
+    "kv_tokens": ("i", "keys read: the context of every request in the step, its new tokens included"),
+    "decode_kv_tokens": ("i", "of these, by requests that decoded"),
+    "waiting": ("i", "requests not admitted yet"),
+    "cached_blocks": ("i", "blocks nobody used that held a prefix which might be found again"),
+    "lookup_s": ("f", "host time of looking prefixes up"),
+}
+TABLES: dict[str, Columns] = {"points": POINTS, "requests": REQUESTS, "steps": STEPS}
+
+
+def read(run: Path, table: str) -> list[dict[str, Any]]:
+    """The rows of points, requests or steps of a run folder; none where it has no such file. Raises ResultsError."""
+    path = run / f"{table}.csv"
+    return read_rows(path, TABLES[table]) if path.exists() else []
