@@ -2,8 +2,8 @@
 
 As generator.py does over a network: an open loop sends each request at its `arrival_s`; a closed one keeps
 `concurrency` users, each of whom goes through the turns of a session, thinking between them. Here client and
-engine are one process, so a request is sent at the end of the step during which it became due; its time to first token
-counts from when it was due all the same, and the client is never late for another reason.
+engine are one process, so a request that becomes due during a step waits for its end, as it would in a server's queue:
+it counts as sent when it was due, and no client is ever late.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from threading import Event
 
 import numpy as np
@@ -83,6 +84,14 @@ class _Plan:
             self.next_user(at_s)
 
 
+def _in_flight(records: Sequence[Record]) -> list[tuple[float, int]]:
+    """How many requests were sent and not ended, after each change."""
+    changes = [(record.sent_s, 1) for record in records]
+    changes += [(record.end_s, -1) for record in records if record.end_s is not None]
+    changes.sort()
+    return list(zip((at_s for at_s, _ in changes), accumulate(by for _, by in changes), strict=True))
+
+
 def drive(
     engine: Engine,
     planned: Sequence[Planned],
@@ -103,13 +112,10 @@ def drive(
     engine.steps.clear()
     sleeper = Event()
 
-    def note(at_s: float) -> None:
-        course.in_flight.append((at_s, len(open_records)))
-
     while (at_s := now() - begin_s) < deadline_s:
         while (taken := plan.take(at_s)) is not None:
             due_s, one = taken
-            record = Record(one.number, due_s, now() - begin_s, one.input_tokens, one.output_tokens)
+            record = Record(one.number, due_s, due_s, one.input_tokens, one.output_tokens)
             course.records.append(record)
             try:
                 engine.add(Request(one.number, tokens(one), one.output_tokens, temperature, top_p))
@@ -118,7 +124,6 @@ def drive(
                 plan.ended(one.number, record.sent_s)
                 continue
             open_records[one.number] = record
-            note(record.sent_s)
         if not engine.busy:
             if not plan.due:
                 break
@@ -135,9 +140,9 @@ def drive(
             if token.last:
                 record.end_s = token_s
                 del open_records[record.number]
-                note(token_s)
                 plan.ended(record.number, token_s)
     course.end_s = now() - begin_s
+    course.in_flight = _in_flight(course.records)
     for record in open_records.values():
         record.status = CUT
     engine.clear()

@@ -215,10 +215,10 @@ def _means(course: Course) -> dict[str, Any]:
     }
 
 
-def _rank(point: Point) -> tuple[bool, bool, float]:
-    """Points that may be believed first, of them those that keep their promises, of them the fastest."""
-    keeps = (point.slo_attainment or 0.0) >= KEPT
-    return not point.void, keeps, point.output_tokens_per_s or 0.0
+def _rank(point: Point) -> tuple[bool, bool, bool, float]:
+    """Points with a rate first, of them those that may be believed, that keep their promises, the fastest."""
+    rate, keeps = point.output_tokens_per_s, (point.slo_attainment or 0.0) >= KEPT
+    return rate is not None, not point.void, keeps, rate or 0.0
 
 
 build = Serve
