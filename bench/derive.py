@@ -1,4 +1,4 @@
-"""From facts to findings: throughput rows -> costs.csv -> claims.csv -> report. Seconds, any number of times.
+"""From facts to findings: throughput rows -> costs.csv -> claims.csv -> report; load points -> serving.csv. Seconds.
 
 Two places hold derived files. `make bench` writes this machine's own to results/local (not tracked), from every
 run folder, as of today. `make report` writes the public ones beside results/runs from the committed runs
@@ -20,7 +20,7 @@ from bench import runs as run_folders
 from bench.config import ConfigError
 from bench.kernel_results import read_kernels
 
-COMPARED = ("costs.csv", "claims.csv", "report/report.md")
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
 Row = dict[str, Any]
 
 
@@ -117,13 +117,33 @@ def kernel_facts(tracked: bool) -> dict[str, Any]:
     return {"kernels": rows, "compiled": compiled}
 
 
+def serving_facts(job: Derivation) -> dict[str, Any]:
+    """Load points of the runs, and what they cost."""
+    from bench.price.serving_cost import serving_costs
+    from bench.price.serving_points import load_points
+
+    points = [point for run in job.runs for point in load_points(run)]
+    return {"points": points, "serving": serving_costs(job.runs, job.as_of)}
+
+
+def write_serving(job: Derivation, made: list[Row]) -> Path:
+    """Write serving.csv."""
+    from bench.price.serving_cost import COLUMNS
+
+    path = job.target / "serving.csv"
+    results.write(path, COLUMNS, made)
+    return path
+
+
 def price(job: Derivation) -> str:
-    """Write costs.csv; one line about it."""
+    """Write costs.csv and serving.csv; one line about each."""
     warnings: list[str] = []
     made = costs_of(job, throughput_of(job, warnings), warnings)
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
-    return "\n".join([*(f"warning: {line}" for line in warnings), f"{path}: {len(made)} rows"])
+    served = serving_facts(job)["serving"]
+    lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
+    return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
 
 
 def claim(job: Derivation) -> str:
@@ -137,7 +157,7 @@ def claim(job: Derivation) -> str:
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
-    """Write costs.csv, claims.csv and report/; show the verdict. Without altair: the CSVs, and one line why.
+    """Write the three CSVs and report/; show the verdict. Without altair: the CSVs, and one line why.
 
     `scratch`: only to compare: the README stays as it is and nothing is shown.
     """
@@ -151,9 +171,12 @@ def report(job: Derivation, scratch: bool = False) -> None:
     paths = [job.target / "costs.csv", job.target / "claims.csv"]
     results.write(paths[0], results.COSTS, made.costs)
     results.write(paths[1], results.CLAIMS, made.claims)
+    served = serving_facts(job)
+    write_serving(job, served["serving"])
     if job.tracked and not scratch:
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance = {"environments": environments, "warnings": made.warnings} | kernel_facts(job.tracked)
+    provenance = {"environments": environments, "warnings": made.warnings}
+    provenance |= kernel_facts(job.tracked) | served
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of

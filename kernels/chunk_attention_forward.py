@@ -159,8 +159,8 @@ def _forward(
 # are loaded ahead of the keys they lead to and take half of the stages: of 5 a tile is under way while another is
 # computed, of 4 none. At d = 64 on sm_90 4 stages need 127 registers (Triton 3.7), so that two programs share a
 # multiprocessor and the loads of one pass under the products of the other.
-WINDOWED = {"narrow": (128, 64, 8, 4), "window": (128, 64, 8, 5)}
-TILES = {
+WINDOWED: dict[int | str, tuple[int, int, int, int]] = {"narrow": (128, 64, 8, 4), "window": (128, 64, 8, 5)}
+TILES: dict[int, dict[int | str, tuple[int, int, int, int]]] = {
     80: {"few": (64, 32, 4, 5), 64: (128, 64, 8, 5), 128: (128, 64, 8, 5), **WINDOWED},
     90: {"few": (64, 64, 4, 5), 64: (128, 64, 8, 4), 128: (128, 64, 8, 5), **WINDOWED},
     100: {"few": (64, 64, 4, 5), 64: (128, 128, 8, 5), 128: (128, 64, 8, 5), **WINDOWED},

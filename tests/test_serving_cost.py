@@ -74,9 +74,12 @@ def test_a_gpu_no_price_is_known_of_keeps_its_bill(tmp_path):
     rows = costs(tmp_path, [made.closed(10)], [made.served(gpu=None, device_name="unknown")])
     row = rows["concurrency=10", None]
     assert row["gpu_s_per_request"] == pytest.approx(0.01) and row["usd_per_request"] is None
-    early = datetime.date(2020, 1, 1)
-    (known,) = serving_cost.serving_costs([tmp_path / made.RUN], early, made.book())
-    assert known["level"] is None, "later prices were not known then"
+
+
+def test_later_prices_were_not_known_then(tmp_path):
+    places = made.folder(tmp_path, [made.served()], [made.closed(10)])
+    (row,) = serving_cost.serving_costs(places, made.AS_OF - datetime.timedelta(days=1), made.book())
+    assert row["level"] is None and row["gpu_s_per_request"] == pytest.approx(0.01)
 
 
 def test_several_gpus_pay_together(tmp_path):

@@ -22,6 +22,7 @@ from bench.report import (
     reproduce,
     roofline,
     sensitivity,
+    serving,
     share_by_year,
     sources,
     training,
@@ -46,7 +47,8 @@ def report(
 
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
-    default the tables in configs/), `kernels` (rows of kernel runs) and `compiled` (tables of compiled kernels).
+    default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
+    `points` and `serving` (load points and what they cost).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
@@ -74,6 +76,7 @@ def assemble(material: Material) -> Page:
             break_even.section(material),
             roofline.section(material),
             training.section(material),
+            serving.section(material),
             kernels.section(material),
             sensitivity.section(material),
             measured.section(material),

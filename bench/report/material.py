@@ -38,6 +38,8 @@ class Material:
     as_of: datetime.date
     kernels: Rows  # results/kernels/<run>/kernels.csv, all runs
     compiled: Mapping[str, Rows]  # aot_<arch>_<triton> -> its rows
+    points: Rows  # load points of serving, as bench/price/serving_points.py reads them
+    serving: Rows  # what they cost: rows of serving.csv
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -62,6 +64,8 @@ def gather(
         as_of=as_of,
         kernels=provenance.get("kernels", []),
         compiled=provenance.get("compiled", {}),
+        points=provenance.get("points", []),
+        serving=provenance.get("serving", []),
     )
 
 
