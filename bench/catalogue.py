@@ -80,6 +80,20 @@ def workloads() -> tuple[Line, list[Line]]:
     return ("key", "phase", "precision", "size"), sorted(lines, key=lambda line: (line[1], line[0]))
 
 
+def traffic() -> tuple[Line, list[Line]]:
+    """Classes of requests that serving is measured under."""
+    from bench.serving.traffic import Traffic
+
+    return ("key", "what"), [(key, t.about) for key, t in config.load_all(Traffic).items()]
+
+
+def mixes() -> tuple[Line, list[Line]]:
+    """Mixes of those classes, by shares of the requests."""
+    from bench.serving.mixes import Mix
+
+    return ("key", "what"), [(key, m.about) for key, m in config.load_all(Mix).items()]
+
+
 def suites() -> tuple[Line, list[Line]]:
     """Suites: what one run measures."""
     lines: list[Line] = [(key, s.device, f"{s.budget_s:.0f} s", s.about) for key, s in config.load_all(Suite).items()]
@@ -107,6 +121,8 @@ KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
     "gpus": gpus,
     "providers": providers,
     "workloads": workloads,
+    "traffic": traffic,
+    "mixes": mixes,
     "suites": suites,
     "claims": claims,
     "ops": ops,

@@ -49,7 +49,7 @@ MAY = {
     "claim": {"config", "results", "price"},
     "report": {"config", "results", "price", "claim"},
     "derive": {"config", "results", "runs", "kernel_results", "price", "claim", "report"},
-    "catalogue": {"config", "price", "claim"},
+    "catalogue": {"config", "serving", "price", "claim"},
     "doctor": LEFT | {"install"},
     "__main__": {
         *("config", "plan", "journal", "run", "crew", "display", "measure", "derive", "catalogue", "doctor", "tune"),

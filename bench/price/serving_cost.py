@@ -115,7 +115,7 @@ def hourly(
                     regions[provider.key, price.term][price.region].append(price.usd_per_vcpu_hour * vcpus)
             elif price.gpu == point["gpu"] and price.includes == "instance":
                 regions[provider.key, price.term][price.region].append(price.usd_per_gpu_hour)
-    offers = {key: statistics.median(map(min, found.values())) for key, found in regions.items()}
+    offers = {key: statistics.median(map(statistics.median, found.values())) for key, found in regions.items()}
     found = {level: [usd for (_, term), usd in offers.items() if term in terms] for level, terms in LEVELS.items()}
     return {level: (statistics.median(each), len(each)) for level, each in found.items() if each}
 

@@ -32,7 +32,7 @@ from bench.report.serving_money import bill_tables, factors_table, mix_tables, p
 def point_tables(points: Rows) -> list[Table]:
     """A table a series: every load point, void ones with the reason."""
     columns = ("traffic", "load", ">output tokens/s", ">a user", ">TTFT p50", ">TTFT p95", ">TPOT p50", ">TPOT p95")
-    more = (">SLO kept", ">goodput, requests/s", ">prefill share", ">occupancy", ">Little's ratio", "remarks")
+    more = (">SLO kept", ">goodput, requests/s", ">prefill share", ">batch full", ">Little's ratio", "remarks")
     known = states(points)
     tables = []
     for mates in by_series(points).values():

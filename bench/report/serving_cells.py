@@ -17,6 +17,7 @@ from bench.report.training_cells import where
 from bench.report.words import phrase
 
 Point = Mapping[str, Any]
+NBSP = "\u00a0"  # a load is one word: it never breaks over two lines of a cell
 SAME = ("device_name", "gpu", "n_gpus", "model", "precision", "backend")
 # What a point is drawn and tabled as, gravest last.
 KEPT, STEADY, SATURATED, VOID = "best within its SLO", "steady", "saturated", "void (hollow)"
@@ -91,7 +92,9 @@ def identity(point: Point) -> tuple[str, ...]:
 
 def loaded(point: Point) -> str:
     """The load in words: 8 at once; 0.5/s. A trial of a search says so."""
-    said = f"{count(point['concurrency'])} at once" if is_closed(point) else f"{number(point['rate_per_s'])}/s"
+    said = (
+        f"{count(point['concurrency'])}{NBSP}at{NBSP}once" if is_closed(point) else f"{number(point['rate_per_s'])}/s"
+    )
     return f"{said}, trial" if "trial=" in point["point"] else said
 
 

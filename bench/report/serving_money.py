@@ -41,17 +41,20 @@ def dollars(costs: Costs, point: Point, level: str, column: str) -> float | None
 def bill_tables(points: Rows, costs: Costs) -> list[Table]:
     """A table a series: who pays for the GPU's time, and what that makes of a million tokens of each kind."""
     columns = ("traffic", "load", ">uncached input", ">cached input", ">output", ">not explained", ">load factor")
-    more = (">utilisation", ">per hour", ">$/M input", ">$/M cached", ">$/M output", ">$/M output, whole bill")
+    more = (">$/M input", ">$/M cached", ">$/M output", ">$/M output, whole bill")
     ends = (">the same, contract", ">1,000 requests", ">a user-month")
     tables = []
     for mates in by_series(points).values():
         rows = [bill_row(point, costs) for point in mates if bill_of(point, costs)]
         cpu = mates[0]["device"] == "cpu"
-        hour = "an hour of all its vCPUs: they show the arithmetic" if cpu else "a GPU-hour"
+        paid = "an hour of all its vCPUs, which shows the arithmetic" if cpu else "a GPU-hour"
+        hour = next((row["usd_per_hour"] for p in mates if (row := of(costs, p, "retail"))), None)
+        price = ("Dollars at ", Link(usd(hour), "#prices"), f" for {paid}: the median retail price on demand.")
         caption = f"The bill by kind of token: {named(mates[0])}"
         note = text(
             "Shares of the time paid for. Not explained: busy time the fit of step times left, before parts are scaled"
-            f" to the bill. Dollars at the median retail price, on demand, of {hour}."
+            " to the bill. ",
+            price if hour else "No price is known.",
         )
         if rows:
             tables.append(trimmed(Table(caption, (*columns, *more, *ends), tuple(rows), note=note)))
@@ -72,7 +75,6 @@ def bill_row(point: Point, costs: Costs) -> Row:
     """One point's bill."""
     row = bill_of(point, costs)
     assert row is not None
-    hour = dollars(costs, point, "retail", "usd_per_hour")
 
     def retail(column: str) -> str:
         return usd(dollars(costs, point, "retail", column))
@@ -84,8 +86,6 @@ def bill_row(point: Point, costs: Costs) -> Row:
             *(percent_tenths(row[f"{kind}_share"]) for kind in ("input", "cached_input", "output")),
             percent_tenths(row["residual"]),
             percent(row["load_factor"]),
-            percent(row["utilisation"]),
-            Link(usd(hour), "#prices") if hour else BLANK,
             *(retail(f"usd_per_million_{kind}_tokens") for kind in ("input", "cached_input", "output")),
             retail("usd_per_million_output_tokens_whole"),
             usd(dollars(costs, point, "contract", "usd_per_million_output_tokens_whole")),

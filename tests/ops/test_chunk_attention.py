@@ -117,19 +117,21 @@ def fixed(shape: str, sizes: tuple[tuple[int, int], ...], generator: torch.Gener
 def test_only_visible_positions_of_pages_are_read(
     shape: str, sizes: tuple[tuple[int, int], ...], generator: torch.Generator
 ) -> None:
-    """NaN wherever nothing is visible: in pages, behind lengths, before windows; garbage in the table past the end."""
+    """NaN wherever nothing is visible: in pages, behind lengths, before windows; past its end the table names NaN."""
     kwargs = fixed(shape, sizes, generator)
     truth = run(OP.reference, widened(kwargs))
     table, size = kwargs["block_table"], kwargs["k_cache"].shape[1]
     for cache in ("k_cache", "v_cache"):
-        clean, kwargs[cache] = kwargs[cache], torch.full_like(kwargs[cache], math.nan)
+        clean = kwargs[cache]
+        # one page more, which no sequence owns
+        kwargs[cache] = clean.new_full((len(clean) + 1, *clean.shape[1:]), math.nan)
         for b, (new, length) in enumerate(sizes):
             first = max(0, length - new + 1 - kwargs.get("window", length))
             for position in range(first, length):
                 page, row = int(table[b, position // size]), position % size
                 kwargs[cache][page, row] = clean[page, row]
     for b, (_, length) in enumerate(sizes):
-        table[b, -(-length // size) :] = 2**31 - 1
+        table[b, -(-length // size) :] = len(clean)
     check(run(OP.triton, kwargs), truth, OP.tolerance[torch.float32])
 
 
