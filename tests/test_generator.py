@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections import Counter
 
 import pytest
@@ -121,14 +120,17 @@ def test_at_the_deadline_what_is_in_flight_is_cut_and_nothing_more_is_sent():
 
 def test_ctrl_c_keeps_what_was_measured():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+
+    async def interrupting(call):
+        """The request has been sent, so the loop runs: Ctrl-C before that is the caller's."""
+        os.kill(os.getpid(), signal.SIGINT)
+        await after(20)(call)
+
     plan = [Planned(0, 4, 2, arrival_s=0.0), Planned(1, 4, 2, arrival_s=30.0)]
     try:
-        with RawServer(after(20)) as server:
-            timer.start()
+        with RawServer(interrupting) as server:
             run = drive(Endpoint(server.url, "m"), plan, hello, deadline_s=15)
     finally:
-        timer.cancel()
         signal.signal(signal.SIGINT, before)
     assert run.interrupted and [record.status for record in run.records] == ["cut"] and run.unsent == 1
 
