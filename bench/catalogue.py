@@ -12,6 +12,7 @@ from rich.table import Table
 from bench import config
 from bench.architecture import Model
 from bench.config import ConfigError, Gpu, Suite
+from bench.mix import Mix
 from bench.workload import Workload
 
 Line = tuple[str, ...]
@@ -89,8 +90,6 @@ def traffic() -> tuple[Line, list[Line]]:
 
 def mixes() -> tuple[Line, list[Line]]:
     """Mixes of those classes, by shares of the requests."""
-    from bench.serving.mixes import Mix
-
     return ("key", "what"), [(key, m.about) for key, m in config.load_all(Mix).items()]
 
 

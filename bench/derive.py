@@ -137,11 +137,13 @@ def write_serving(job: Derivation, made: list[Row]) -> Path:
 
 def price(job: Derivation) -> str:
     """Write costs.csv and serving.csv; one line about each."""
+    from bench.price.serving_cost import serving_costs
+
     warnings: list[str] = []
     made = costs_of(job, throughput_of(job, warnings), warnings)
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
-    served = serving_facts(job)["serving"]
+    served = serving_costs(job.runs, job.as_of)
     lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
 

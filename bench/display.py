@@ -31,21 +31,19 @@ def rate(row: dict[str, Any]) -> str:
     """What a row says in one phrase: tokens/s, or the ceiling's FLOP/s or bytes/s, or why there is nothing."""
     if row["status"] != "ok":
         return f"{row['status']}: {row.get('reason') or ''}"
-    if row.get("phase") == "serve":
-        low, high = row["system_tokens_per_s_low"], row["system_tokens_per_s_high"]
-        flags = f"  [{row['flags'].replace('+', ', ')}]" if row.get("flags") else ""
-        spread = (high - low) / 2 / row["system_tokens_per_s"]
-        return f"{row['system_tokens_per_s']:,.0f} output tokens/s at {row['point']} ± {spread:.1%}{flags}"
-    step = row["step_s_last_third"]
+    step, point = row.get("step_s_last_third"), row.get("point")
     if row.get("system_tokens_per_s"):
-        said = f"{row['system_tokens_per_s']:,.0f} {row['token_kind']} tokens/s"
+        said = f"{row['system_tokens_per_s']:,.0f} {row['token_kind']} tokens/s" + (f" at {point}" if point else "")
     elif row.get("tokens_per_step"):
         said = f"{seconds(step)} a step of {row['layers_measured']} of {row['layers']} layers"
     elif row.get("flops_per_step", 0) > 100 * (row.get("bytes_per_step") or 1):
         said = f"{row['flops_per_step'] / step / 1e12:.3g} TFLOP/s"
     else:
         said = f"{row['bytes_per_step'] / step / 1e9:.4g} GB/s"
-    spread = (row["step_s_high"] - row["step_s_low"]) / 2 / row["step_s_median"]
+    # what serves has no one step: the interval is the rate's
+    low, high, middle = ("_low", "_high", "") if point else ("low", "high", "median")
+    of = "system_tokens_per_s" if point else "step_s_"
+    spread = (row[of + high] - row[of + low]) / 2 / row[of + middle]
     flags = f"  [{row['flags'].replace('+', ', ')}]" if row.get("flags") else ""
     return f"{said} ± {spread:.1%}{flags}"
 

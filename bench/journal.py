@@ -105,10 +105,6 @@ class Journal:
     def cells(self) -> Path:
         return self.folder / "cells.csv"
 
-    @property
-    def samples(self) -> Path:
-        return self.folder / "samples.csv"
-
     def rows(self) -> list[dict[str, Any]]:
         """The finished cells, in the order they were measured."""
         return results.read_rows(self.cells, results.CELLS) if self.cells.exists() else []

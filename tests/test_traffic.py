@@ -8,9 +8,10 @@ import pytest
 
 from bench import config
 from bench.config import ConfigError
+from bench.mix import Mix
 from bench.serving import planning
 from bench.serving.arrivals import PROCESSES, bent, renewals, scheduled
-from bench.serving.mixes import Mix, counts, mixed
+from bench.serving.mixes import classes, counts, mixed
 from bench.serving.planning import plan
 from bench.serving.traffic import Traffic
 
@@ -293,7 +294,7 @@ def test_a_mix_is_its_classes_plans_in_another_order(key):
 
 def test_a_mix_keeps_each_classes_own_bursts_at_its_share_of_the_rate():
     mix = config.load(Mix, "chat_2023")
-    found = scheduled(mixed(mix, 28_185, 0).requests, 8.0, "trace", 0, traffic=mix.classes())
+    found = scheduled(mixed(mix, 28_185, 0).requests, 8.0, "trace", 0, traffic=classes(mix))
     for key, rate, least, most in (("chat", 5.52, 1.0, 1.15), ("completion", 2.48, 9, 15)):
         times = np.array([r.arrival_s for r in found if r.traffic == key])
         assert (np.diff(times) >= 0).all() and len(times) / times[-1] == pytest.approx(rate, rel=0.15)

@@ -113,7 +113,7 @@ def costs(
     for row in rows:
         share = utilisation.of(row)
         for provider, price in offers:
-            if _sells(price, row):
+            if sells(price, row):
                 made += [_cost(priced, provider, price, share) for priced in _token_views(row)]
     return made
 
@@ -126,7 +126,8 @@ def _offers(book: Iterable[Provider], as_of: datetime.date) -> Iterator[tuple[Pr
                 yield provider, price
 
 
-def _sells(price: Price | CpuPrice, row: Row) -> bool:
+def sells(price: Price | CpuPrice, row: Mapping[str, Any]) -> bool:
+    """Whether a price is one of the row's device: by GPU, and instances; any CPU's where vCPUs are known."""
     if isinstance(price, CpuPrice):
         return row["device"] == "cpu" and bool(row["vcpus"])
     return bool(row["gpu"]) and price.gpu == row["gpu"] and price.includes == "instance"

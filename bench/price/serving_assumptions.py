@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import ClassVar
 
 from bench import config
 from bench.config import require
+from bench.mix import Mix
 
 SPEEDS = ("output", "whole")
 
@@ -78,40 +78,6 @@ class Scenario:
 @dataclass(frozen=True, kw_only=True)
 class _Scenarios:
     scenario: tuple[Scenario, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One class in a mix, `share` of the requests."""
-
-    traffic: str
-    share: float
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """What one kind of service is sent."""
-
-    FOLDER: ClassVar[str] = "mixes"
-    key: str = ""
-    about: str
-    parts: tuple[Part, ...]
-
-    def __post_init__(self) -> None:
-        total = sum(part.share for part in self.parts)
-        require(abs(total - 1) < 1e-6, "parts", f"shares that sum to 1, got {total:g}")
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the requests by class."""
-        return {part.traffic: part.share for part in self.parts}
-
-    def mean(self, costs: dict[str, float]) -> float | None:
-        """The cost of the mean request, from a cost per request by class; None where a class has none."""
-        if not set(self.shares) <= set(costs):
-            return None
-        return sum(share * costs[traffic] for traffic, share in self.shares.items())
 
 
 def uses() -> dict[str, Use]:

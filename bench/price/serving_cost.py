@@ -22,8 +22,8 @@ from typing import Any
 
 from bench import runs as run_folders
 from bench.price import bill
-from bench.price.book import CpuPrice, Provider, providers
-from bench.price.cost import SECONDS_PER_HOUR, Utilisation
+from bench.price.book import CpuPrice, Price, Provider, providers
+from bench.price.cost import SECONDS_PER_HOUR, Utilisation, sells
 from bench.price.serving_assumptions import Use, uses
 from bench.price.serving_points import Points, is_closed, load_points, sustained_per_s, usable
 
@@ -103,18 +103,14 @@ def hourly(
 
     `gpu_only` prices and those not known at `as_of` count for nothing.
     """
-    cpu = point["device"] == "cpu"
+    row = {"gpu": None, **point, "vcpus": vcpus}
     regions: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for provider in book:
-        prices: list[Any] = [*(provider.cpu_price if cpu else provider.price)]
+        prices: list[Price | CpuPrice] = [*provider.price, *provider.cpu_price]
         for price in prices:
-            if price.as_of > as_of:
-                continue
-            if isinstance(price, CpuPrice):
-                if vcpus:
-                    regions[provider.key, price.term][price.region].append(price.usd_per_vcpu_hour * vcpus)
-            elif price.gpu == point["gpu"] and price.includes == "instance":
-                regions[provider.key, price.term][price.region].append(price.usd_per_gpu_hour)
+            if price.as_of <= as_of and sells(price, row):
+                usd = price.usd_per_vcpu_hour * row["vcpus"] if isinstance(price, CpuPrice) else price.usd_per_gpu_hour
+                regions[provider.key, price.term][price.region].append(usd)
     offers = {key: statistics.median(map(statistics.median, found.values())) for key, found in regions.items()}
     found = {level: [usd for (_, term), usd in offers.items() if term in terms] for level, terms in LEVELS.items()}
     return {level: (statistics.median(each), len(each)) for level, each in found.items() if each}

@@ -21,12 +21,11 @@ from functools import lru_cache, partial
 import httpx
 
 from bench.serving.address import ChatRequest, Endpoint
-from bench.serving.records import OK, Planned, Record
+from bench.serving.records import CUT, OK, Planned, Record
 from bench.serving.sse import Answer, Events, Malformed, ServerError, message, shown, text
 from bench.serving.transport import POUR, Wire, certificates
 
 UNCOUNTED = "uncounted"
-CUT = "cut"
 MOST_ERROR_BYTES = 4096
 
 

@@ -1,9 +1,6 @@
 """Many requests on one event loop: sent when they are due, open loop or closed, until all have ended or time is up.
 
-Open loop: a request leaves at its `arrival_s`, whatever the server is doing. Closed loop: requests without one are
-users who come one after another, `concurrency` at a time; a user leaves when the last turn of the session has ended,
-so that thinking between turns holds the place. A later turn (`after`) is due `think_s` after that request has ended,
-however it ended.
+Who is due when, dues.py says; a request leaves then, whatever the server is doing.
 
 A load generator that is itself too slow makes a server look slow, so it says how late it was: each record has when it
 was due and when it was sent, and `Run.tick_lag_s` how late a timer 25 times a second fired, which shows an event loop
@@ -14,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import heapq
 import multiprocessing.connection
 import resource
 from collections.abc import Callable, Coroutine, Sequence
@@ -22,8 +18,9 @@ from dataclasses import dataclass, field
 
 from bench.measure.clock import now
 from bench.serving.address import ChatRequest, Endpoint
-from bench.serving.client import CUT, UNCOUNTED, Client, connect, stream
-from bench.serving.records import OK, Planned, Record
+from bench.serving.client import UNCOUNTED, Client, connect, stream
+from bench.serving.dues import Dues
+from bench.serving.records import CUT, OK, Planned, Record
 
 TICKS_PER_S = 25
 EARLY_S = 1.2e-3  # epoll wakes up to a millisecond late: what is left of the wait is spun, reading sockets meanwhile
@@ -100,7 +97,7 @@ def allow_files(connections: int) -> None:
 
 
 class _Drive:
-    """The state of one loop. Requests that wait to be due are in one heap."""
+    """The state of one loop."""
 
     def __init__(
         self,
@@ -111,18 +108,8 @@ class _Drive:
         deadline_s: float,
     ):
         self.endpoint, self.bodies, self.deadline_s = endpoint, bodies, deadline_s
-        self.later: dict[int, list[Planned]] = {}
-        for one in planned:
-            if one.after is not None:
-                self.later.setdefault(one.after, []).append(one)
-        first = [one for one in planned if one.after is None]
-        self.users = iter([one for one in first if one.arrival_s is None])
-        self.waiting = [(one.arrival_s, one.number, one) for one in first if one.arrival_s is not None]
-        heapq.heapify(self.waiting)
+        self.dues = Dues(planned, concurrency)
         self.left = len(planned)  # not ended yet
-        self.turns: dict[int, int] = {}  # of each user here: turns not ended, by the number of the first
-        self.user: dict[int, int] = {}  # request -> its user
-        self.places = concurrency or 0
         self.idle: list[Client] = []
         self.busy: dict[asyncio.Task[None], tuple[Client, Planned, float]] = {}
         self.error: Exception | None = None
@@ -152,8 +139,6 @@ class _Drive:
         helpers = []
         try:
             await asyncio.sleep(-self.clock())
-            for _ in range(self.places):
-                self._next_user(0.0)
             helpers = [asyncio.create_task(self._guarded(work)) for work in (self._dispatch(), self._sample())]
             async with asyncio.timeout(self.deadline_s - self.clock()):
                 if self.left:
@@ -189,7 +174,8 @@ class _Drive:
     async def _dispatch(self) -> None:
         loop = asyncio.get_running_loop()
         while self.left:
-            gap_s = self.waiting[0][0] - self.clock() if self.waiting else None
+            next_s = self.dues.next_s
+            gap_s = None if next_s is None else next_s - self.clock()
             if gap_s is None or gap_s > EARLY_S:
                 timer = None if gap_s is None else loop.call_later(gap_s - EARLY_S, self.wake.set)
                 await self.wake.wait()
@@ -199,7 +185,7 @@ class _Drive:
             elif gap_s > 0:
                 await asyncio.sleep(0)
             else:
-                due_s, _, one = heapq.heappop(self.waiting)
+                due_s, one = self.dues.take()
                 client = self.idle.pop() if self.idle else connect(self.endpoint)
                 task = asyncio.create_task(self._guarded(self._one(client, one, due_s)))
                 self.busy[task] = (client, one, due_s)
@@ -213,40 +199,14 @@ class _Drive:
             del self.busy[task]
         self.records.append(record)
         self.left -= 1
-        self._follow(one)
+        self.dues.ended(one.number, self.clock())
+        self.wake.set()
+        if not self.left:
+            self.over.set()
         if record.status in (OK, UNCOUNTED):
             self.idle.append(client)
         else:
             await client.aclose()
-
-    def _follow(self, one: Planned) -> None:
-        """What the end of a request makes due: its later turns, or the next user."""
-        end_s = self.clock()
-        turns = self.later.get(one.number, [])
-        user = self.user.pop(one.number, None)
-        for turn in turns:
-            if user is not None:
-                self.user[turn.number] = user
-            self._due(end_s + turn.think_s, turn)
-        if user is not None:
-            self.turns[user] += len(turns) - 1
-            if not self.turns[user]:
-                del self.turns[user]
-                self._next_user(end_s)
-        if not self.left:
-            self.over.set()
-
-    def _next_user(self, at_s: float) -> None:
-        one = next(self.users, None)
-        if one is not None:
-            self.turns[one.number], self.user[one.number] = 1, one.number
-            self._due(at_s, one)
-        elif not self.left:
-            self.over.set()
-
-    def _due(self, at_s: float, one: Planned) -> None:
-        heapq.heappush(self.waiting, (at_s, one.number, one))
-        self.wake.set()
 
     async def _sample(self) -> None:
         tick = 0

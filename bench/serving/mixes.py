@@ -1,52 +1,25 @@
-"""A mix of traffic classes: shares of the requests, each share with where it comes from.
+"""The requests of a mix of traffic classes (bench/mix.py), its classes' plans shuffled together.
 
-Nobody publishes who sends what to whom, so a mix is a judgement held against a few public totals; its file says which.
 Results of a mix are always told per class too: the mean of a mix describes no request in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
 
-from bench.config import load, require
+from bench.config import load
+from bench.mix import Mix
 from bench.serving.planning import Plan, plan
 from bench.serving.records import Planned
 from bench.serving.traffic import Traffic
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One class in a mix."""
-
-    traffic: str  # its key
-    share: float  # of the requests
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """What one kind of service is sent."""
-
-    FOLDER: ClassVar[str] = "mixes"
-    key: str = ""
-    about: str
-    parts: tuple[Part, ...]
-
-    def __post_init__(self) -> None:
-        names = [part.traffic for part in self.parts]
-        require(len(set(names)) == len(names) > 0, "parts", "at least one [[parts]], each class once")
-        require(all(part.share > 0 for part in self.parts), "parts", "positive shares")
-        total = sum(part.share for part in self.parts)
-        require(abs(total - 1) < 1e-6, "parts", f"shares that sum to 1, got {total:g}")
-
-    def classes(self) -> dict[str, Traffic]:
-        """The classes by key."""
-        return {part.traffic: load(Traffic, part.traffic) for part in self.parts}
+def classes(mix: Mix) -> dict[str, Traffic]:
+    """The classes of a mix by key."""
+    return {traffic: load(Traffic, traffic) for traffic in mix.shares}
 
 
 def mixed(
@@ -64,15 +37,15 @@ def mixed(
     A class whose share comes to less than half a request may have none.
     """
     rng = np.random.default_rng([seed, crc32(mix.key.encode())])
-    classes = mix.classes()
-    wanted = counts([part.share for part in mix.parts], count)
+    known = classes(mix)
+    wanted = counts(list(mix.shares.values()), count)
     plans = {
         key: plan(one, number, seed, max_context=max_context, scale=scale, sessions=sessions, most_think_s=most_think_s)
-        for (key, one), number in zip(classes.items(), wanted, strict=True)
+        for (key, one), number in zip(known.items(), wanted, strict=True)
         if number
     }
     keys = rng.permutation(np.repeat(np.arange(len(wanted)), wanted)).tolist()
-    names = list(classes)
+    names = list(known)
     places: dict[str, list[int]] = {key: [] for key in plans}
     for place, which in enumerate(keys):
         places[names[which]].append(place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 OK = "ok"
+CUT = "cut"  # still running at the end
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from bench.serving import validity, window
 from bench.serving.intervals import effective_count, wilson
 from bench.serving.percentiles import percentile
 from bench.serving.point import SLO, Point
-from bench.serving.records import OK, Record
+from bench.serving.records import CUT, OK, Record
 from bench.serving.steps import Step, summarise_steps
-from bench.serving.window import CUT, Window
+from bench.serving.window import Window
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 WITH_INTERVAL = ("p50", "p95")

@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.serving.intervals import bootstrap_mean
-from bench.serving.records import OK, Record
+from bench.serving.records import CUT, OK, Record
 
 Array = NDArray[np.float64]
 
-CUT = "cut"
 LEAST_REQUESTS = 8  # due in the window; below, there is none
 TURNOVERS = 2
 LEAST_PARTS, MOST_PARTS = 8, 32

@@ -22,7 +22,7 @@ from bench.serving.embedded import Course, drive
 from bench.serving.planning import plan
 from bench.serving.point import SLO, Point
 from bench.serving.prompts import Prompts
-from bench.serving.records import OK, Planned
+from bench.serving.records import OK, Planned, Record
 from bench.serving.search import Outcome, goodput_search
 from bench.serving.summarise import steady_window, summarise
 from bench.serving.traffic import Traffic
@@ -189,19 +189,17 @@ class Serve(Subject):
             "lost_token_share": drawn.lost_token_share,
             "ended_session_share": drawn.ended_session_share,
         }
-        return Served(name, point, course, board, beside, _requests(course, asked, self.traffic.key))
+        return Served(name, point, course, board, beside, _requests(course, asked))
 
 
-def _requests(course: Course, asked: Sequence[Planned], traffic: str) -> list[dict[str, Any]]:
+def _requests(course: Course, asked: Sequence[Planned]) -> list[dict[str, Any]]:
     """Rows of requests.csv."""
-    of = {one.number: one.traffic or traffic for one in asked}
-    found = []
-    for record in course.records:
-        one = dataclasses.asdict(record)
-        del one["token_s"]
-        number = one.pop("number")
-        found.append({"request": number, "traffic": of[number], **one})
-    return found
+    of = {one.number: one.traffic for one in asked}
+    names = [field.name for field in dataclasses.fields(Record) if field.name not in ("number", "token_s")]
+    return [
+        {"request": one.number, "traffic": of[one.number]} | {name: getattr(one, name) for name in names}
+        for one in course.records
+    ]
 
 
 def _means(course: Course) -> dict[str, Any]:
