@@ -83,7 +83,7 @@ def workloads() -> tuple[Line, list[Line]]:
 
 def traffic() -> tuple[Line, list[Line]]:
     """Classes of requests that serving is measured under."""
-    from bench.serving.traffic import Traffic
+    from bench.traffic.traffic import Traffic
 
     return ("key", "what"), [(key, t.about) for key, t in config.load_all(Traffic).items()]
 

@@ -1,7 +1,7 @@
 """A mix of traffic classes as its TOML states it: shares of the requests, each share with where it comes from.
 
 Nobody publishes who sends what to whom, so a mix is a judgement held against a few public totals; its file says which.
-Both halves read it: serving sends such a mix (bench/serving/mixes.py), money weighs the costs of its classes.
+Both halves read it: serving sends such a mix (bench/traffic/mixes.py), money weighs the costs of its classes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURING_HALF = (
-    *("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/serving/*.py", "bench/workloads/*.py"),
+    *("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py"),
+    *("bench/traffic/*.py", "bench/points/*.py", "bench/client/*.py", "bench/serving/*.py"),
     *("kernels/*.py", "bench/peers/train/*.py"),
 )
 CHOICES = ("configs/tuning/*.csv", "configs/best.csv", "results/local/tuning.csv", "results/local/best.csv")

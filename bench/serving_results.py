@@ -1,7 +1,7 @@
 """The schema of what a cell of phase serve has beside its row: points.csv, requests.csv, steps.csv in its run folder.
 
 A cell serves one class of traffic with one model and backend under a ladder of loads; each load is a point. Facts, as
-everything in a run folder: appended with the cell, never edited. bench/serving/point.py says what the columns of a
+everything in a run folder: appended with the cell, never edited. bench/points/point.py says what the columns of a
 point mean and how they are found; a test holds its fields and this list together.
 """
 

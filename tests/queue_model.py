@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from bench.serving.records import Record
+from bench.traffic.records import Record
 
 
 def exponential(mean_s: float):

@@ -14,12 +14,12 @@ pytest.importorskip("httpx")
 
 import httpx
 
+from bench.client.address import ChatRequest, Endpoint, Timeouts
+from bench.client.client import connect, stream, token_source
+from bench.client.generator import drive
+from bench.client.transport import Socket, certificates
 from bench.measure.clock import now
-from bench.serving.address import ChatRequest, Endpoint, Timeouts
-from bench.serving.client import connect, stream, token_source
-from bench.serving.generator import drive
-from bench.serving.records import Planned, Record
-from bench.serving.transport import Socket, certificates
+from bench.traffic.records import Planned, Record
 from tests.raw_server import DONE, END, HEAD, Behaviour, Call, RawServer, answer, chunk, delta, event, usage
 
 SECRET = "sk-verysecret/0123456789"

@@ -24,12 +24,12 @@ pytest.importorskip("accelerate")
 
 import httpx
 
+from bench.client.address import Endpoint, Timeouts
+from bench.client.client import token_source
+from bench.client.generator import drive
+from bench.client.text import Prompts, calibrate, shortfall
 from bench.measure.clock import now
-from bench.serving.address import Endpoint, Timeouts
-from bench.serving.client import token_source
-from bench.serving.generator import drive
-from bench.serving.records import Planned
-from bench.serving.text import Prompts, calibrate, shortfall
+from bench.traffic.records import Planned
 
 CONTEXT = 1024
 REQUESTS = 50

@@ -14,15 +14,15 @@ pytest.importorskip("httpx")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.client import generator
+from bench.client.address import Endpoint
+from bench.client.framing import Chunked, Misframed
+from bench.client.generator import Run, check, drive
+from bench.client.shards import added, deal, drive_sharded, merged
+from bench.client.sse import Answer, Events
+from bench.client.text import WORDS, Calibration, Prompts, Uncalibrated, calibrate, shortfall
 from bench.measure.clock import now
-from bench.serving import generator
-from bench.serving.address import Endpoint
-from bench.serving.framing import Chunked, Misframed
-from bench.serving.generator import Run, check, drive
-from bench.serving.records import Planned
-from bench.serving.shards import added, deal, drive_sharded, merged
-from bench.serving.sse import Answer, Events
-from bench.serving.text import WORDS, Calibration, Prompts, Uncalibrated, calibrate, shortfall
+from bench.traffic.records import Planned
 from tests.raw_server import DONE, END, HEAD, Call, RawServer, after, answer, chunk, delta
 
 

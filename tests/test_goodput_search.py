@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.serving.intervals import wilson
-from bench.serving.point import SLO, Point
-from bench.serving.search import STEP, Outcome, contradicts, goodput_search, judge
-from bench.serving.summarise import summarise
+from bench.points.intervals import wilson
+from bench.points.point import SLO, Point
+from bench.points.search import STEP, Outcome, contradicts, goodput_search, judge
+from bench.points.summarise import summarise
 from tests.queue_model import exponential, in_flight, late, open_loop
 
 LIMIT_S = 1.5  # of the wait, in service times

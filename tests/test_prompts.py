@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bench import config
-from bench.serving.planning import plan
-from bench.serving.prompts import Prompts
-from bench.serving.records import Planned
-from bench.serving.traffic import Traffic
+from bench.traffic.planning import plan
+from bench.traffic.prompts import Prompts
+from bench.traffic.records import Planned
+from bench.traffic.traffic import Traffic
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,8 +62,8 @@ def test_another_seed_gives_other_tokens(requests):
 
 def test_another_process_makes_the_same_tokens(requests):
     code = (
-        "from bench import config; from bench.serving.planning import plan; from bench.serving.prompts import Prompts\n"
-        "from bench.serving.traffic import Traffic\n"
+        "from bench import config; from bench.traffic.planning import plan; from bench.traffic.prompts import Prompts\n"
+        "from bench.traffic.traffic import Traffic\n"
         "r = plan(config.load(Traffic, 'agentic'), 300, 0, scale=0.02, max_context=4096).requests\n"
         "print(int(Prompts(1000, 7, r).tokens(r[250]).astype('int64') @ range(1, r[250].input_tokens + 1)))"
     )

@@ -12,8 +12,8 @@ from bench.price import serving_assumptions, serving_cost
 from bench.price.cost import Utilisation
 from bench.price.serving_assumptions import mixes, scenarios, uses
 from bench.price.serving_points import best, standing, traffic_of
-from bench.serving import mixes as sent
-from bench.serving.traffic import Traffic
+from bench.traffic import mixes as sent
+from bench.traffic.traffic import Traffic
 
 SHARE = Utilisation.load().inference.value
 

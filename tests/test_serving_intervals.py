@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.serving.intervals import bootstrap_mean, effective_count, order_ranks, slope, student, wilson
-from bench.serving.percentiles import percentile
+from bench.points.intervals import bootstrap_mean, effective_count, order_ranks, slope, student, wilson
+from bench.points.percentiles import percentile
 from tests.queue_model import exponential, open_loop
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 
 from bench import serving_results
-from bench.serving.point import Point
-from bench.serving.steps import Step
+from bench.points.point import Point
+from bench.points.steps import Step
 
 
 def test_a_point_has_exactly_the_columns_of_points_csv():

@@ -6,12 +6,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from bench.serving import validity, window
-from bench.serving.point import SLO, Load, Point
-from bench.serving.records import Record
-from bench.serving.steps import Step, summarise_steps
-from bench.serving.summarise import steady_window, summarise
-from bench.serving.window import Window
+from bench.points import validity, window
+from bench.points.point import SLO, Load, Point
+from bench.points.steps import Step, summarise_steps
+from bench.points.summarise import steady_window, summarise
+from bench.points.window import Window
+from bench.traffic.records import Record
 from tests.queue_model import closed_loop, constant, exponential, heavy, in_flight, open_loop
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from bench import config
 from bench.config import ConfigError
-from bench.serving import distil
-from bench.serving.planning import plan
-from bench.serving.traces import read
-from bench.serving.traffic import Traffic
+from bench.traffic import distil
+from bench.traffic.planning import plan
+from bench.traffic.traces import read
+from bench.traffic.traffic import Traffic
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -253,6 +253,6 @@ def test_neither_traces_nor_their_figures_need_more_than_numpy():
 
     code = (
         "import sys\nfor name in ('torch', 'pandas', 'scipy', 'pydantic'): sys.modules[name] = None\n"
-        "import bench.serving.distil, bench.serving.mixes, bench.serving.prompts, bench.serving.arrivals\n"
+        "import bench.traffic.distil, bench.traffic.mixes, bench.traffic.prompts, bench.traffic.arrivals\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parent.parent, check=True)

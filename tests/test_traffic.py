@@ -9,11 +9,11 @@ import pytest
 from bench import config
 from bench.config import ConfigError
 from bench.mix import Mix
-from bench.serving import planning
-from bench.serving.arrivals import PROCESSES, bent, renewals, scheduled
-from bench.serving.mixes import classes, counts, mixed
-from bench.serving.planning import plan
-from bench.serving.traffic import Traffic
+from bench.traffic import planning
+from bench.traffic.arrivals import PROCESSES, bent, renewals, scheduled
+from bench.traffic.mixes import classes, counts, mixed
+from bench.traffic.planning import plan
+from bench.traffic.traffic import Traffic
 
 # of the original files: input mean, p50, p90, p99; output likewise; sum of inputs over sum of outputs; correlation of
 # the logarithms

@@ -16,11 +16,11 @@ from threading import Event
 import numpy as np
 
 from bench.measure.clock import now
-from bench.serving.dues import Dues
+from bench.points.steps import Step
 from bench.serving.engine import Engine
-from bench.serving.records import CUT, Planned, Record
 from bench.serving.request import Request
-from bench.serving.steps import Step
+from bench.traffic.dues import Dues
+from bench.traffic.records import CUT, Planned, Record
 
 REFUSED = "refused"
 

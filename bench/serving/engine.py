@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.measure.clock import now
+from bench.points.steps import Step
 from bench.serving.request import Request
 from bench.serving.runner import Launched, Runner
 from bench.serving.scheduler import Scheduler
-from bench.serving.steps import Step
 
 
 @dataclass(slots=True)

@@ -16,17 +16,17 @@ from typing import Any
 from bench.config import load
 from bench.measure.clock import now
 from bench.model.subject import Subject
+from bench.points.point import SLO, Point
+from bench.points.search import Outcome, goodput_search
+from bench.points.summarise import steady_window, summarise
 from bench.serving import build as serving
-from bench.serving.arrivals import scheduled
 from bench.serving.embedded import Course, drive
-from bench.serving.planning import plan
-from bench.serving.point import SLO, Point
-from bench.serving.prompts import Prompts
-from bench.serving.records import OK, Planned, Record
-from bench.serving.search import Outcome, goodput_search
-from bench.serving.summarise import steady_window, summarise
-from bench.serving.traffic import Traffic
 from bench.serving.weights import quantise
+from bench.traffic.arrivals import scheduled
+from bench.traffic.planning import plan
+from bench.traffic.prompts import Prompts
+from bench.traffic.records import OK, Planned, Record
+from bench.traffic.traffic import Traffic
 
 MOST_REQUESTS = 20_000  # planned for one point
 SEARCHED = (0.2, 1.3)  # shares of the ladder's best that a goodput search looks between

@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.serving.address import Endpoint
-from bench.serving.generator import Run, drive
-from bench.serving.records import OK, Planned
-from bench.serving.shards import drive_sharded
+from bench.client.address import Endpoint
+from bench.client.generator import Run, drive
+from bench.client.shards import drive_sharded
+from bench.traffic.records import OK, Planned
 
 TTFT_S, EVENTS_PER_S = 0.5, 4.0
 RAMP_S, SETTLE_S = 6.0, 4.0

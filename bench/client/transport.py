@@ -19,8 +19,8 @@ from functools import cache
 import h11
 import httpx
 
+from bench.client.framing import Chunked, Length, Misframed, framing
 from bench.measure.clock import now
-from bench.serving.framing import Chunked, Length, Misframed, framing
 
 KEEP_ALIVE_S = 2.0  # idle for longer: servers close after 5 s, and closing may cross the next request on the wire
 POUR = "pour"  # the name in a response's extensions

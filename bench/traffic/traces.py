@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TextIO
 
 from bench.config import ConfigError
-from bench.serving.records import Planned
-from bench.serving.trace_blocks import mooncake, weka
+from bench.traffic.records import Planned
+from bench.traffic.trace_blocks import mooncake, weka
 
 FORMATS = "Azure 2023, ServeGen or Vidur CSV, Mooncake JSONL, or WEKA session JSON"
 Row = tuple[float | None, int, int, int]  # seconds, input and output tokens, client

@@ -14,8 +14,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.records import Planned
-from bench.serving.traffic import Sessions, Traffic
+from bench.traffic.records import Planned
+from bench.traffic.traffic import Sessions, Traffic
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

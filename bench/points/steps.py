@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.serving.window import Window
+from bench.points.window import Window
 
 
 @dataclass(frozen=True, slots=True)

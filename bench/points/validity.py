@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.intervals import slope
-from bench.serving.records import OK, Record
-from bench.serving.window import Window, left_s, members
+from bench.points.intervals import slope
+from bench.points.window import Window, left_s, members
+from bench.traffic.records import OK, Record
 
 Array = NDArray[np.float64]
 Samples = Sequence[tuple[float, float]]

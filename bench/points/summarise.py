@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.serving import validity, window
-from bench.serving.intervals import effective_count, wilson
-from bench.serving.percentiles import percentile
-from bench.serving.point import SLO, Point
-from bench.serving.records import CUT, OK, Record
-from bench.serving.steps import Step, summarise_steps
-from bench.serving.window import Window
+from bench.points import validity, window
+from bench.points.intervals import effective_count, wilson
+from bench.points.percentiles import percentile
+from bench.points.point import SLO, Point
+from bench.points.steps import Step, summarise_steps
+from bench.points.window import Window
+from bench.traffic.records import CUT, OK, Record
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 WITH_INTERVAL = ("p50", "p95")

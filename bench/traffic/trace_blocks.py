@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import ConfigError
-from bench.serving.records import Planned
+from bench.traffic.records import Planned
 
 Blocks = NDArray[np.int64]
 Documents = Iterable[tuple[str, object]]

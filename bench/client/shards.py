@@ -19,10 +19,10 @@ import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.context import SpawnProcess
 
+from bench.client.address import Endpoint
+from bench.client.generator import GRACE_S, Run, check, drive
 from bench.measure.clock import now
-from bench.serving.address import Endpoint
-from bench.serving.generator import GRACE_S, Run, check, drive
-from bench.serving.records import Planned, Record
+from bench.traffic.records import Planned, Record
 
 LOST = "lost"
 LEAD_S = 0.2  # from the telling to the start

@@ -1,4 +1,4 @@
-"""`python -m bench.serving.distil CLASS FILE...`: from an original trace to the figures of configs/traffic/CLASS.toml.
+"""`python -m bench.traffic.distil CLASS FILE...`: from an original trace to the figures of configs/traffic/CLASS.toml.
 
 What a person wrote stands above the marker line and is kept; everything below it is computed here, so that the same
 file gives the same figures again. Three choices are ours. Bins of the input hold equal shares of the requests, finer
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import CONFIGS, ConfigError
-from bench.serving.records import Planned
-from bench.serving.trace_blocks import MOONCAKE_BLOCK_TOKENS
-from bench.serving.traces import read
+from bench.traffic.records import Planned
+from bench.traffic.trace_blocks import MOONCAKE_BLOCK_TOKENS
+from bench.traffic.traces import read
 
 Array = NDArray[np.float64]
-MARKER = "# Figures from here on: python -m bench.serving.distil"
+MARKER = "# Figures from here on: python -m bench.traffic.distil"
 # close at the middle, where some answers have two usual lengths, and at the long end, on which the mean hangs
 SHARES = (0, 0.01, 0.05, 0.1, 0.2, 0.3, *(round(0.05 * i, 2) for i in range(7, 19)))
 SHARES += (0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1)
@@ -195,7 +195,7 @@ def distilled(paths: Sequence[Path]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     if len(arguments) < 2:
-        print("usage: python -m bench.serving.distil CLASS FILE...", file=sys.stderr)
+        print("usage: python -m bench.traffic.distil CLASS FILE...", file=sys.stderr)
         return 2
     target = CONFIGS / "traffic" / f"{arguments[0]}.toml"
     try:

@@ -16,11 +16,11 @@ import resource
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
+from bench.client.address import ChatRequest, Endpoint
+from bench.client.client import UNCOUNTED, Client, connect, stream
 from bench.measure.clock import now
-from bench.serving.address import ChatRequest, Endpoint
-from bench.serving.client import UNCOUNTED, Client, connect, stream
-from bench.serving.dues import Dues
-from bench.serving.records import CUT, OK, Planned, Record
+from bench.traffic.dues import Dues
+from bench.traffic.records import CUT, OK, Planned, Record
 
 TICKS_PER_S = 25
 EARLY_S = 1.2e-3  # epoll wakes up to a millisecond late: what is left of the wait is spun, reading sockets meanwhile

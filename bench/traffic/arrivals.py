@@ -19,8 +19,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.records import Planned
-from bench.serving.traffic import Arrivals, Traffic
+from bench.traffic.records import Planned
+from bench.traffic.traffic import Arrivals, Traffic
 
 Array = NDArray[np.float64]
 PROCESSES = ("poisson", "gamma", "trace")

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench.serving.point import Point
+from bench.points.point import Point
 
 ATTAINMENT = 0.95
 STEP = 1.04  # the bracket's ends at most this far apart in the answer

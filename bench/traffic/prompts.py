@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.records import Planned
+from bench.traffic.records import Planned
 
 Tokens = NDArray[np.int32]
 

@@ -20,10 +20,10 @@ from functools import lru_cache, partial
 
 import httpx
 
-from bench.serving.address import ChatRequest, Endpoint
-from bench.serving.records import CUT, OK, Planned, Record
-from bench.serving.sse import Answer, Events, Malformed, ServerError, message, shown, text
-from bench.serving.transport import POUR, Wire, certificates
+from bench.client.address import ChatRequest, Endpoint
+from bench.client.sse import Answer, Events, Malformed, ServerError, message, shown, text
+from bench.client.transport import POUR, Wire, certificates
+from bench.traffic.records import CUT, OK, Planned, Record
 
 UNCOUNTED = "uncounted"
 MOST_ERROR_BYTES = 4096

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from bench.serving.records import Planned
+from bench.traffic.records import Planned
 
 
 class Dues:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.serving.intervals import effective_count, order_ranks
+from bench.points.intervals import effective_count, order_ranks
 
 
 @dataclass(frozen=True, slots=True)

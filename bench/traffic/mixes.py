@@ -12,9 +12,9 @@ import numpy as np
 
 from bench.config import load
 from bench.mix import Mix
-from bench.serving.planning import Plan, plan
-from bench.serving.records import Planned
-from bench.serving.traffic import Traffic
+from bench.traffic.planning import Plan, plan
+from bench.traffic.records import Planned
+from bench.traffic.traffic import Traffic
 
 
 def classes(mix: Mix) -> dict[str, Traffic]:

@@ -22,8 +22,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.intervals import bootstrap_mean
-from bench.serving.records import CUT, OK, Record
+from bench.points.intervals import bootstrap_mean
+from bench.traffic.records import CUT, OK, Record
 
 Array = NDArray[np.float64]
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.client.address import ChatRequest, Endpoint
+from bench.client.client import UNCOUNTED, connect, stream
 from bench.measure.clock import now
-from bench.serving.address import ChatRequest, Endpoint
-from bench.serving.client import UNCOUNTED, connect, stream
-from bench.serving.records import OK, Planned, Record
+from bench.traffic.records import OK, Planned, Record
 
 SIXTY_FOUR = (
     "and air ask big boat book by call car city cold come cup day door down eat end eye far "
