@@ -13,6 +13,7 @@ from typing import Any
 from bench.results import read_rows
 
 Columns = dict[str, tuple[str, str]]
+KEPT = 0.95  # share of requests whose promises a point must keep to count as keeping them
 
 _OF = {
     "ttft_s": "time to first token, from when the request was due",
@@ -85,6 +86,18 @@ POINTS: Columns = {
     "flags": ("s", "reasons to read the row with care, joined by +"),
     "void": ("s", "reasons not to use the row"),
 }
+_OF_ALL = {
+    *("concurrency", "rate_per_s", "busy_share", "prefill_share", "decode_sequences_mean", "batch_occupancy"),
+    *("energy_joules_per_output_token", "energy_joules_per_total_token", "in_flight_mean", "littles_law_ratio"),
+    *("client_lag_ratio", "achieved_rate_ratio", "saturated", "search", "kv_cache_blocks", "kv_cache_bytes"),
+    *("clipped_share", "lost_token_share", "ended_session_share", "flags", "void"),
+}
+CLASSES: Columns = {
+    "cell": POINTS["cell"],
+    "point": POINTS["point"],
+    "traffic": ("s", "class of the mix; the other columns are points.csv's, of this class's requests alone"),
+    **{name: column for name, column in POINTS.items() if name not in {"cell", "point", *_OF_ALL}},
+}
 REQUESTS: Columns = {
     "cell": ("s", "key of the cell"),
     "point": ("s", "load point of the cell"),
@@ -114,10 +127,26 @@ STEPS: Columns = {
     "cached_blocks": ("i", "blocks nobody used that held a prefix which might be found again"),
     "lookup_s": ("f", "host time of looking prefixes up"),
 }
-TABLES: dict[str, Columns] = {"points": POINTS, "requests": REQUESTS, "steps": STEPS}
+SCHEDULE: Columns = {
+    "cell": ("s", "key of the cell"),
+    "point": ("s", "open-loop load point of the cell"),
+    "request": ("i", "number of the request in the plan"),
+    "traffic": ("s", "class of traffic"),
+    "session": ("i", "session it belongs to"),
+    "arrival_s": ("f", "when it is due, since the start of the point; blank: after another one"),
+    "after": ("i", "the request whose end it waits for"),
+    "think_s": ("f", "and how long from then"),
+    "input_tokens": ("i", "planned, of the prompt"),
+    "output_tokens": ("i", "planned"),
+    "prefix_of": ("i", "the request whose prompt it begins with"),
+    "shared_tokens": ("i", "and so many tokens of it"),
+}
+TABLES: dict[str, Columns] = {
+    **{"points": POINTS, "classes": CLASSES, "requests": REQUESTS, "steps": STEPS, "schedule": SCHEDULE}
+}
 
 
 def read(run: Path, table: str) -> list[dict[str, Any]]:
-    """The rows of points, requests or steps of a run folder; none where it has no such file. Raises ResultsError."""
+    """The rows of one of TABLES of a run folder; none where it has no such file. Raises ResultsError."""
     path = run / f"{table}.csv"
     return read_rows(path, TABLES[table]) if path.exists() else []

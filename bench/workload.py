@@ -20,14 +20,16 @@ TRAINING = ("train_step", "rl_step")
 class Serving:
     """Phase serve: which traffic under which loads, by an engine with which options (vLLM's names)."""
 
-    traffic: str  # a class in configs/traffic
+    traffic: str  # a class in configs/traffic, or a mix of them in configs/mixes
     max_model_len: int  # tokens of a prompt and its answer; longer requests are clipped
     length_scale: float = 1.0  # of prompts and answers: below 1 for tiny models
     concurrencies: tuple[int, ...] = ()  # closed-loop points: requests, or sessions, kept going
     rate_shares: tuple[float, ...] = ()  # open-loop points: shares of the best closed-loop point's requests a second
+    rates_per_s: tuple[float, ...] = ()  # further open-loop points: requests a second
     most_think_s: float | None = None  # pauses between turns are cut to this; None: as they are
     goodput_search: int = 0  # requests of its shortest trial; 0: none is made
-    arrivals: str = "trace"  # of open-loop points: poisson, or bursty as the trace is
+    arrivals: str = "trace"  # of open-loop points: poisson, gamma with arrivals_cv, or bursty as the trace is
+    arrivals_cv: float | None = None  # coefficient of variation of gamma's gaps; above 1: bursts
     ttft_slo_s: float | None = None  # promised time to first token, and per output token after it; None: no promise
     tpot_slo_s: float | None = None
     block_size: int = 16
@@ -42,7 +44,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         choices = {
-            "arrivals": ("poisson", "trace"),
+            "arrivals": ("poisson", "gamma", "trace"),
             "kv_cache_dtype": ("auto", "fp8"),
             "quantization": ("none", "fp8", "int8", "int4"),
         }
@@ -52,14 +54,17 @@ class Serving:
             require(getattr(self, name) >= 1, name, f"at least 1, got {getattr(self, name)}")
         size = self.block_size
         require(size >= 16 and not size & (size - 1), "block_size", f"a power of two from 16 on, got {size}")
-        require(bool(self.concurrencies), "concurrencies", "at least one load")
+        require(bool(self.concurrencies or self.rates_per_s), "concurrencies", "at least one load, or rates_per_s")
         require(all(n >= 1 for n in self.concurrencies), "concurrencies", "each at least 1")
-        for name in ("length_scale", "ttft_slo_s", "tpot_slo_s"):
+        bursty = (self.arrivals == "gamma") == (self.arrivals_cv is not None)
+        require(bursty, "arrivals_cv", "one with arrivals = gamma, and only there")
+        for name in ("length_scale", "ttft_slo_s", "tpot_slo_s", "arrivals_cv"):
             value = getattr(self, name)
             require(value is None or value > 0, name, f"a positive number, got {value}")
         together = (self.ttft_slo_s is None) == (self.tpot_slo_s is None)
         require(together, "tpot_slo_s", "ttft_slo_s and tpot_slo_s, or neither")
-        require(all(share > 0 for share in self.rate_shares), "rate_shares", "each a positive number")
+        for name in ("rate_shares", "rates_per_s"):
+            require(all(rate > 0 for rate in getattr(self, name)), name, "each a positive number")
         require(self.temperature >= 0 and 0 < self.top_p <= 1, "temperature", "0 or more, and top_p in (0, 1]")
 
 

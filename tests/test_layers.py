@@ -38,7 +38,7 @@ MAY = {
     "kernels": set(),
     "model": {"config", "kernels"},
     "traffic": {"config"},
-    "points": {"config", "traffic"},
+    "points": {"config", "results", "traffic"},
     "client": {"traffic", "measure"},
     "serving": {"config", "model", "kernels", "measure", "traffic", "points"},
     "workloads": {"config", "model", "traffic", "points", "client", "serving", "kernels", "measure", "peers"},

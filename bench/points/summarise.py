@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,23 +51,11 @@ def summarise(
     if steady is None:
         return Point(**columns, flags=("too_few_requests",))
     due = window.members(records, steady)
-    done = [r for r in due if r.status == OK]
-    planned = sum(r.planned_output_tokens for r in done)
-    columns |= {
-        "window_s": steady.seconds,
-        "window_requests": len(due),
-        "output_tokens_ratio": sum(r.output_tokens for r in done) / planned if planned else None,
-    }
-    latencies, open_ended = _latencies(done, window.gaps(records, steady))
-    columns |= latencies | _rates(records, steady, latencies["e2e_s_p50"], n_gpus)
-    median_tpot = latencies["tpot_s_p50"]
-    columns["interactivity_tokens_per_s"] = 1 / median_tpot if median_tpot else None
-    if slo is not None:
-        columns |= _goodput(due, slo, steady)
-    columns |= _engine(steps, max_num_seqs, steady)
+    seen, open_ended = _seen(records, due, steady, slo, n_gpus)
+    columns |= seen | _engine(steps, max_num_seqs, steady)
     columns |= _energy(energy_joules, columns, steady)
     verdict, flags = _verdict(records, due, in_flight, steady, opened=concurrency is None)
-    residence_s, tokens = latencies["e2e_s_p50"], columns["output_tokens_ratio"]
+    residence_s, tokens = columns["e2e_s_p50"], columns["output_tokens_ratio"]
     flags |= {
         "short_window": residence_s is None or steady.seconds < window.LEAST_PARTS * residence_s,
         "dependent_requests": open_ended,
@@ -76,6 +64,42 @@ def summarise(
         "short_outputs": tokens is not None and tokens < SHORT_OUTPUTS,
     }
     return Point(**columns, **verdict, flags=tuple(name for name, raised in flags.items() if raised))
+
+
+def by_class(
+    records: Sequence[Record], traffic: Mapping[int, str], steady: Window | None, slo: SLO | None, n_gpus: int
+) -> list[dict[str, Any]]:
+    """What each class of a mix saw in the window of all: a dict each with `traffic` and its columns of `Point`.
+
+    `traffic`: class by request number; none without a mix. A class with no request in the window has counts alone.
+    """
+    found = []
+    for key in sorted(set(traffic.values())):
+        own = [record for record in records if traffic[record.number] == key]
+        columns: dict[str, Any] = {"traffic": key, "n_gpus": n_gpus, **_load(own)}
+        due = window.members(own, steady) if steady else []
+        if steady and due:
+            columns |= _seen(own, due, steady, slo, n_gpus)[0]
+        found.append(columns)
+    return found
+
+
+def _seen(
+    records: Sequence[Record], due: Sequence[Record], steady: Window, slo: SLO | None, n_gpus: int
+) -> tuple[dict[str, Any], bool]:
+    """What their users saw in the window: rates, latencies, goodput; and whether an interval has an open end."""
+    done = [r for r in due if r.status == OK]
+    planned = sum(r.planned_output_tokens for r in done)
+    columns: dict[str, Any] = {
+        "window_s": steady.seconds,
+        "window_requests": len(due),
+        "output_tokens_ratio": sum(r.output_tokens for r in done) / planned if planned else None,
+    }
+    latencies, open_ended = _latencies(done, window.gaps(records, steady))
+    columns |= latencies | _rates(records, steady, latencies["e2e_s_p50"], n_gpus)
+    median_tpot = latencies["tpot_s_p50"]
+    columns["interactivity_tokens_per_s"] = 1 / median_tpot if median_tpot else None
+    return columns | (_goodput(due, slo, steady) if slo else {}), open_ended
 
 
 def _load(records: Sequence[Record]) -> dict[str, Any]:

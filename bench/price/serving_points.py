@@ -18,7 +18,6 @@ from bench.workload import Workload
 
 Row = Mapping[str, Any]
 Points = list[dict[str, Any]]
-KEPT = 0.95  # share of requests whose promises a point must keep to count as keeping them
 IDENTITY = ("run", "model", "workload", "backend", "precision", "device", "gpu", "device_name")
 
 
@@ -61,7 +60,7 @@ def is_saturated(point: Row) -> bool:
 
 def keeps(point: Row) -> bool:
     """Whether its requests kept their promises."""
-    return (point["slo_attainment"] or 0.0) >= KEPT
+    return (point["slo_attainment"] or 0.0) >= serving_results.KEPT
 
 
 def sustained_per_s(points: Iterable[Row]) -> float | None:

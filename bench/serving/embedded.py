@@ -9,39 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
 from threading import Event
 
 import numpy as np
 
 from bench.measure.clock import now
-from bench.points.steps import Step
+from bench.points.course import Course, in_flight
 from bench.serving.engine import Engine
 from bench.serving.request import Request
 from bench.traffic.dues import Dues
 from bench.traffic.records import CUT, Planned, Record
 
 REFUSED = "refused"
-
-
-@dataclass
-class Course:
-    """What one load point was: seconds since its start."""
-
-    records: list[Record] = field(default_factory=list)
-    # (when, requests sent and not ended), as it changed
-    in_flight: list[tuple[float, int]] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    end_s: float = 0.0
-
-
-def _in_flight(records: Sequence[Record]) -> list[tuple[float, int]]:
-    """How many requests were sent and not ended, after each change."""
-    changes = [(record.sent_s, 1) for record in records]
-    changes += [(record.end_s, -1) for record in records if record.end_s is not None]
-    changes.sort()
-    return list(zip((at_s for at_s, _ in changes), accumulate(by for _, by in changes), strict=True))
 
 
 def drive(
@@ -94,7 +73,8 @@ def drive(
                 del open_records[record.number]
                 dues.ended(record.number, token_s)
     course.end_s = now() - begin_s
-    course.in_flight = _in_flight(course.records)
+    course.max_num_seqs = engine.scheduler.max_num_seqs
+    course.in_flight = in_flight(course.records)
     for record in open_records.values():
         record.status = CUT
     engine.clear()

@@ -1,0 +1,34 @@
+"""What one load was, as whoever drove it saw it: its requests, how many were open when, and what else was told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from bench.points.steps import Step
+from bench.traffic.records import Record
+
+
+@dataclass
+class Course:
+    """One load point. Seconds since its start."""
+
+    records: list[Record] = field(default_factory=list)
+    in_flight: list[tuple[float, int]] = field(default_factory=list)  # (when, requests sent and not ended)
+    steps: list[Step] = field(default_factory=list)  # of an engine that tells them
+    end_s: float = 0.0
+    interrupted: bool = False  # by Ctrl-C: what was open is cut, and no further load is wanted
+    max_num_seqs: int | None = None  # requests the engine runs at once, where it says
+    joules: Callable[[float, float], float | None] = lambda start_s, end_s: None  # of the boards, between two instants
+    board: dict[str, Any] = field(default_factory=dict)  # columns of the cell's row about the boards
+    beside: dict[str, Any] = field(default_factory=dict)  # columns of points.csv that no record shows
+
+
+def in_flight(records: Sequence[Record]) -> list[tuple[float, int]]:
+    """How many requests were sent and not ended, after each change."""
+    changes = [(record.sent_s, 1) for record in records]
+    changes += [(record.end_s, -1) for record in records if record.end_s is not None]
+    changes.sort()
+    return list(zip((at_s for at_s, _ in changes), accumulate(by for _, by in changes), strict=True))

@@ -1,0 +1,224 @@
+"""A ladder of loads on one server, each a point of its frontier, and the rows they make.
+
+Closed-loop points first, from few to many users; then open-loop points at shares of the requests a second that the best
+of them sustained, which show what a token costs at a load that comes and goes. Every point gets requests of its own.
+The cell's rate is that of its best point: the most output tokens a second among those that are not void, and where any
+keeps its promises, among those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench.points.course import Course
+from bench.points.point import SLO, Point
+from bench.points.search import Outcome, goodput_search
+from bench.points.summarise import by_class, steady_window, summarise
+from bench.serving_results import KEPT
+from bench.traffic.records import OK, Planned, Record
+from bench.traffic.source import Source
+from bench.workload import Serving
+
+MOST_REQUESTS = 20_000  # planned for one point
+SEARCHED = (0.2, 1.3)  # shares of the ladder's best that a goodput search looks between
+DRAIN_S = 30.0  # that a trial may take longer than its arrivals
+PROBED = 256  # requests that the mean prompt is taken from
+Tables = dict[str, list[dict[str, Any]]]
+
+
+class Server(Protocol):
+    """Whatever answers requests: the embedded engine, a peer's, somebody's over a network."""
+
+    @property
+    def most_input_tokens(self) -> int | None:
+        """Of all prompts planned for one closed-loop point; None: MOST_REQUESTS are, whatever their length."""
+
+    def serve(self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, deadline_s: float) -> Course:
+        """Send them, from an empty prefix cache where that can be had; at the deadline what still runs is cut."""
+
+
+@dataclass
+class Served:
+    """One load point that was measured; `beside`: columns of points.csv beside the point's own."""
+
+    name: str
+    point: Point
+    course: Course
+    asked: list[Planned]
+    beside: dict[str, Any]
+    classes: list[dict[str, Any]]  # of a mix: rows of classes.csv
+
+
+class Ladder:
+    """The loads of `options` on one server, for `seconds` together."""
+
+    def __init__(self, options: Serving, source: Source, server: Server, seconds: float, n_gpus: int = 1):
+        self.options, self.source, self.server, self.n_gpus = options, source, server, n_gpus
+        self.share_s = seconds / (len(options.concurrencies) + len(options.rate_shares) + len(options.rates_per_s))
+        self.number = 0
+
+    def climb(self) -> list[Served]:
+        """Every point, until one is interrupted."""
+        served: list[Served] = []
+        for one in self._points(served):
+            served.append(one)
+            if one.course.interrupted:
+                return served
+        most = _most(served)
+        return served + (self._searched(most) if self.options.goodput_search and most else [])
+
+    def _points(self, served: list[Served]) -> Iterator[Served]:
+        """`served`: those that were taken before."""
+        for users in self.options.concurrencies:
+            yield self._serve(f"concurrency={users}", self._enough(users), self.share_s, concurrency=users)
+        most = _most(served)
+        for rate in [*(part * most for part in self.options.rate_shares if most), *self.options.rates_per_s]:
+            count = min(MOST_REQUESTS, int(1.2 * rate * self.share_s) + 8)
+            yield self._serve(f"rate={rate:.4g}", count, self.share_s, rate_per_s=rate)
+
+    def _enough(self, users: int) -> int:
+        """Requests to plan for a closed loop."""
+        most = self.server.most_input_tokens
+        if most is None:
+            return MOST_REQUESTS
+        probed = self.source.plan(PROBED, 1, max_context=self.options.max_model_len, scale=self.options.length_scale)
+        mean = sum(one.input_tokens for one in probed.requests) / len(probed.requests)
+        return min(MOST_REQUESTS, max(8 * users, int(most / mean)))
+
+    def _searched(self, most: float) -> list[Served]:
+        """The trials of a goodput search around the requests a second that the ladder sustained."""
+        trials: list[Served] = []
+
+        def measure(rate: float, count: int) -> Point:
+            name = f"rate={rate:.4g} trial={len(trials)}"
+            trials.append(self._serve(name, count, 1.5 * count / rate + DRAIN_S, rate_per_s=rate))
+            return trials[-1].point
+
+        shortest = self.options.goodput_search
+        found = goodput_search(
+            measure, *(share * most for share in SEARCHED), requests=shortest, most_requests=8 * shortest
+        )
+        for one, trial in zip(trials, found.trials, strict=True):
+            holds = trial.rate_per_s == found.rate_per_s and trial.outcome == Outcome.PASSED
+            one.beside["search"] = "found" if holds else str(trial.outcome)
+        return trials
+
+    def _serve(
+        self,
+        name: str,
+        count: int,
+        deadline_s: float,
+        *,
+        concurrency: int | None = None,
+        rate_per_s: float | None = None,
+    ) -> Served:
+        """One point, with requests of its own."""
+        o, number = self.options, self.number
+        self.number += 1
+        drawn = self.source.plan(
+            count,
+            100 + number,
+            max_context=o.max_model_len,
+            scale=o.length_scale,
+            # users of a closed loop begin sessions of their own, however few requests there is time for
+            sessions=concurrency,
+            most_think_s=o.most_think_s,
+        )
+        asked = drawn.requests
+        if rate_per_s is not None:
+            asked = self.source.scheduled(asked, rate_per_s, o.arrivals, 200 + number, o.arrivals_cv)
+        course = self.server.serve(asked, 300 + number, concurrency=concurrency, deadline_s=deadline_s)
+        window = steady_window(course.records, concurrency)
+        slo = SLO(o.ttft_slo_s, o.tpot_slo_s) if o.ttft_slo_s and o.tpot_slo_s else None
+        point = summarise(
+            course.records,
+            course.in_flight,
+            concurrency=concurrency,
+            rate_per_s=rate_per_s,
+            slo=slo,
+            n_gpus=self.n_gpus,
+            steps=course.steps,
+            max_num_seqs=course.max_num_seqs,
+            energy_joules=None if window is None else course.joules(window.start_s, window.end_s),
+        )
+        beside = course.beside | {
+            "clipped_share": drawn.clipped_share,
+            "lost_token_share": drawn.lost_token_share,
+            "ended_session_share": drawn.ended_session_share,
+        }
+        of = {one.number: one.traffic for one in asked} if drawn.classes else {}
+        return Served(name, point, course, asked, beside, by_class(course.records, of, window, slo, self.n_gpus))
+
+
+def answer(served: Sequence[Served], seconds: float) -> dict[str, Any]:
+    """Columns of the cell's row, and `tables`, from the points of its ladder."""
+    tables: Tables = {"points": [], "classes": [], "requests": [], "steps": [], "schedule": []}
+    row: dict[str, Any] = {}
+    for one in served:
+        named = {"point": one.name}
+        tables["points"].append(named | one.point.row() | one.beside)
+        tables["classes"] += [named | each for each in one.classes]
+        tables["requests"] += [named | each for each in _requests(one)]
+        tables["steps"] += [named | dataclasses.asdict(step) for step in one.course.steps]
+        if one.point.rate_per_s is not None:
+            tables["schedule"] += [named | _due(each) for each in one.asked]
+        row |= {name: value for name, value in one.course.board.items() if value is not None}
+    best = max(served, key=lambda one: _rank(one.point))
+    interrupted = any(one.course.interrupted for one in served)
+    if best.point.output_tokens_per_s is None:
+        why = "interrupted before any" if interrupted else f"in {seconds:.3g} s no"
+        return {"status": "error", "reason": f"{why} point has a steady window", "tables": tables}
+    flags = [*best.point.flags, *["void"] * bool(best.point.void), *["interrupted"] * interrupted]
+    return row | {
+        "status": "ok",
+        "point": best.name,
+        **_means(best.course),
+        "token_kind": "output",
+        "system_tokens_per_s": best.point.output_tokens_per_s,
+        "system_tokens_per_s_low": best.point.output_tokens_per_s_low,
+        "system_tokens_per_s_high": best.point.output_tokens_per_s_high,
+        "flags": "+".join(flags),
+        "tables": tables,
+    }
+
+
+def _most(served: Sequence[Served]) -> float:
+    """The requests a second of the best point so far."""
+    return max((one.point.requests_per_s or 0.0 for one in served), default=0.0)
+
+
+def _requests(served: Served) -> list[dict[str, Any]]:
+    """Rows of requests.csv."""
+    of = {one.number: one.traffic for one in served.asked}
+    names = [field.name for field in dataclasses.fields(Record) if field.name not in ("number", "token_s")]
+    return [
+        {"request": one.number, "traffic": of[one.number]} | {name: getattr(one, name) for name in names}
+        for one in served.course.records
+    ]
+
+
+def _due(one: Planned) -> dict[str, Any]:
+    """A row of schedule.csv."""
+    names = [field.name for field in dataclasses.fields(Planned) if field.name != "number"]
+    return {"request": one.number} | {name: getattr(one, name) for name in names}
+
+
+def _means(course: Course) -> dict[str, Any]:
+    """Lengths of the requests that completed."""
+    done = [record for record in course.records if record.status == OK]
+    count = max(1, len(done))
+    told = [record.cached_tokens for record in done if record.cached_tokens is not None]
+    return {
+        "input_tokens": round(sum(record.input_tokens for record in done) / count),
+        "output_tokens": round(sum(record.output_tokens for record in done) / count),
+        "cached_input_tokens": sum(told) / count if len(told) == len(done) else None,
+    }
+
+
+def _rank(point: Point) -> tuple[bool, bool, bool, float]:
+    """Points with a rate first, of them those that may be believed, that keep their promises, the fastest."""
+    rate, keeps = point.output_tokens_per_s, (point.slo_attainment or 0.0) >= KEPT
+    return rate is not None, not point.void, keeps, rate or 0.0
