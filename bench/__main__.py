@@ -1,4 +1,4 @@
-"""The command line: run, price, claim, report, list, tune, doctor. Each verb imports what it needs when it is called.
+"""The command line: run, endpoint, price, claim, report, list, tune, doctor. Each imports what it needs when called.
 
 Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad input; 130 interrupted.
 """
@@ -58,8 +58,12 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
     out: Out = OUT,
     configs: Configs = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Measure somebody's server instead: see `bench endpoint --help`.")
+    ] = None,
 ) -> None:
     """Measure a suite: facts into --out/runs. Finished cells are never measured again."""
+    assert endpoint is None, "main() sends it to the verb endpoint"
     use_configs(configs)
     from bench import crew, journal
     from bench import run as runner
@@ -89,6 +93,81 @@ def run(
     display.say(f"facts: {outcome.folder}")
     if pack:
         display.say(f"packed: {journal.pack(outcome.folder, pack)}")
+
+
+@app.command()
+def endpoint(
+    url: Annotated[str, typer.Option("--endpoint", help="An OpenAI-compatible server: http://host:port/v1.")],
+    gpu: Annotated[str, typer.Option(help="What it runs on: a key of `bench list gpus`, or cpu.")],
+    num_gpus: Annotated[int, typer.Option(min=1, help="How many of them, whole deployment.")] = 1,
+    workload: Annotated[str, typer.Option(help="chat, completion, ... a mix, or a serve workload.")] = "chat",
+    trace: Annotated[
+        list[Path] | None, typer.Option(help="Replay this trace file; WEKA: a folder, or again for more.")
+    ] = None,
+    max_concurrency: Annotated[str, typer.Option(help="Closed-loop loads such as 1,8,64.")] = "",
+    request_rate: Annotated[str, typer.Option(help="Open-loop loads, requests a second, such as 0.5,2.")] = "",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each load.")] = 60.0,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="The server's name of the model. Default: its only one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A key of `bench list models`, where it is one of them.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of its weights, such as fp8: recorded, not checked.")] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=2, help="Its context. Default: what it says, or the workload's.")
+    ] = None,
+    completions: Annotated[bool, typer.Option("--completions", help="/completions, not /chat/completions.")] = False,
+    extra_body: Annotated[str, typer.Option(help="JSON for every request, such as '{\"ignore_eos\": true}'.")] = "{}",
+    api_key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the API key.")] = None,
+    shards: Annotated[int, typer.Option(min=1, help="Processes of the client: one for each 2,000 streams.")] = 1,
+    pack: Annotated[Path | None, typer.Option("--pack", help="Also pack the run folder as one .tar.gz here.")] = None,
+    out: Out = OUT,
+    configs: Configs = None,
+) -> None:
+    """Measure somebody's server under real traffic. `bench run --endpoint URL ...` is the same."""
+    use_configs(configs)
+    from bench import endpoint as server
+    from bench import journal
+    from bench.display import Display
+
+    display = Display()
+    asked = server.Asked(
+        gpu=gpu,
+        num_gpus=num_gpus,
+        workload=workload,
+        served_model_name=served_model_name,
+        model=model,
+        precision=precision,
+        concurrencies=tuple(map(int, numbers("--max-concurrency", max_concurrency, whole=True))),
+        rates_per_s=numbers("--request-rate", request_rate),
+        trace=tuple(trace or ()),
+        load_s=seconds,
+        max_model_len=max_model_len,
+        shards=shards,
+    )
+    there = server.address(url, completions=completions, api_key_env=api_key_env, extra_body=extra_body)
+    folder, row, interrupted = server.run(there, asked, out, display)
+    display.say(f"facts: {folder}")
+    if pack:
+        display.say(f"packed: {journal.pack(folder, pack)}")
+    if interrupted:
+        sys.exit(130)
+    if row["status"] != "ok":
+        sys.exit(f"error: {row['reason']}")
+    display.say(f"prices: python -m bench report --run {folder}")
+
+
+def numbers(option: str, text: str, *, whole: bool = False) -> tuple[float, ...]:
+    """The positive numbers in "1,8,64". Raises ConfigError."""
+    from bench.config import ConfigError
+
+    try:
+        found = tuple(float(int(part) if whole else part) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = (0.0,)
+    if not all(0 < number < float("inf") for number in found):
+        kind = "whole numbers" if whole else "numbers"
+        raise ConfigError(f"{option}: expected positive {kind} such as 1,8, got {text!r}")
+    return found
 
 
 def parse_budget(text: str) -> float:
@@ -178,8 +257,11 @@ def doctor() -> None:
 def main() -> None:
     """Run the command line; one line and an exit code for whatever the user can mend."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"] and any(part.partition("=")[0] == "--endpoint" for part in arguments):
+        arguments[0] = "endpoint"
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except typer.Exit as end:
@@ -204,7 +286,11 @@ def exit_code(error: Exception) -> int | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"ConfigError", "ResultsError"}:
         return 2
-    return 1 if kinds & {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer"} else None
+    return (
+        1
+        if kinds & {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer", "NoServer", "Uncalibrated"}
+        else None
+    )
 
 
 if __name__ == "__main__":

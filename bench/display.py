@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bench.config import Suite
 from bench.plan import Cell
+from bench.points.ladder import Served
 
 
 def seconds(value: float | None) -> str:
@@ -97,6 +98,23 @@ class Display:
         self.progress.advance(self.task)
         # one print a line: a live bar takes the screen back between two
         self.console.print(Text.assemble((mark, colour), f" {cell.key:<{self.width}}  {rate(row)}"))
+
+    def point(self, one: Served) -> None:
+        """One load of a ladder that was climbed here: what its users saw."""
+        p = one.point
+        if p.output_tokens_per_s is None:
+            became = {"completed": p.requests_completed, "failed": p.requests_failed, "cut": p.requests_cut}
+            counts = ", ".join(f"{count} {name}" for name, count in became.items())
+            self.say(f"-- {one.name:<16}  too few requests for a steady window: {counts} {p.failed_by_status}".rstrip())
+        else:
+            half = ((p.output_tokens_per_s_high or 0) - (p.output_tokens_per_s_low or 0)) / 2 / p.output_tokens_per_s
+            said = f"{p.output_tokens_per_s:,.0f} output tokens/s ± {half:.1%}"
+            said += f"  TTFT {seconds(p.ttft_s_p50)}  TPOT {seconds(p.tpot_s_p50)}"
+            said += f"  SLO kept by {p.slo_attainment:.0%}" if p.slo_attainment is not None else ""
+            flags = [*p.flags, *(f"void: {reason}" for reason in p.void)]
+            self.say(f"ok {one.name:<16}  {said}" + (f"  [{', '.join(flags)}]" if flags else ""))
+        for note in one.course.notes:
+            self.say(f"   {note}")
 
     def stopped(self, left_out: list[Cell], reason: str) -> None:
         self.say(f"stopped: {reason}; left out: {', '.join(cell.key for cell in left_out)}")

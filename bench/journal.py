@@ -127,13 +127,19 @@ class Journal:
 
         `tables`: rows of points, requests and steps, where the cell serves.
         """
-        beside = {"samples": [{"sample": i, "step_s": s} for i, s in enumerate(samples)], **(tables or {})}
+        timed = [{"sample": i, "step_s": s} for i, s in enumerate(samples)]
+        self.beside(row["cell"], {"samples": timed, **(tables or {})})
+        self._write("cells", results.CELLS, [row])
+
+    def beside(self, cell: str, tables: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Rows that stand beside a cell's own, which comes last. Raises JournalError."""
+        for name, rows in tables.items():
+            self._write(name, BESIDE[name], [{"cell": cell, **one} for one in rows])
+
+    def _write(self, name: str, columns: Mapping[str, Any], rows: list[Any]) -> None:
         try:
-            for name, rows in beside.items():
-                taken = [{"cell": row["cell"], **one} for one in rows]
-                if taken:
-                    results.append(self.folder / f"{name}.csv", BESIDE[name], taken)
-            results.append(self.cells, results.CELLS, [row])
+            if rows:
+                results.append(self.folder / f"{name}.csv", columns, rows)
         except OSError as error:
             raise JournalError(f"{self.folder}: cannot write results there: {error.strerror}") from None
 

@@ -17,6 +17,7 @@ from typing import Any
 from bench import config
 from bench.architecture import Model
 from bench.config import Gpu, Group, Suite
+from bench.mix import Mix
 from bench.model import accounting, memory
 from bench.workload import Workload
 
@@ -245,17 +246,28 @@ def gpu_key(device_name: str) -> str | None:
     return None
 
 
-def source_hash(suite: Suite, planned: list[Cell]) -> str:
+def source_hash(suite: str, planned: list[Cell]) -> str:
     """Hash of what decides a measurement: the measuring half's code, the kernels, their tuning and the configs used."""
     digest = hashlib.sha256()
     files = sorted(path for pattern in MEASURING_HALF + CHOICES for path in ROOT.glob(pattern))
-    keys = {config.CONFIGS / "suites" / f"{suite.key}.toml"}
+    keys = {config.CONFIGS / "suites" / f"{suite}.toml"}
     for cell in planned:
         keys.add(config.CONFIGS / "workloads" / f"{cell.workload.key}.toml")
         if cell.model:
             keys.add(config.CONFIGS / "models" / f"{cell.model.key}.toml")
         if cell.workload.serving:
-            keys.add(config.CONFIGS / "traffic" / f"{cell.workload.serving.traffic}.toml")
-    for path in files + sorted(keys):
+            keys |= _traffic(cell.workload.serving.traffic)
+    for path in files + sorted(key for key in keys if key.is_file()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
+
+
+def _traffic(key: str) -> set[Path]:
+    """The files of a class, or of a mix and its classes."""
+    mixed = config.load(Mix, key).shares if key in config.keys(Mix) else ()
+    folder = config.CONFIGS / "traffic"
+    return {
+        config.CONFIGS / "mixes" / f"{key}.toml",
+        folder / f"{key}.toml",
+        *(folder / f"{one}.toml" for one in mixed),
+    }

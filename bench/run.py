@@ -63,7 +63,7 @@ def facts_of(suite: Suite, worker: Caller) -> dict[str, Any]:
     facts: dict[str, Any] = worker.call("bench.measure.device:describe", {"device": suite.device}, DESCRIBE_LIMIT_S)
     gpu = "cpu" if suite.device == "cpu" else plan.gpu_key(facts["device_name"])
     several = {"n_gpus": worker.world.size} if isinstance(worker, Crew) else {}
-    return {"suite": suite.key, "gpu": gpu, **facts, **several, **_commit()}
+    return {"suite": suite.key, "gpu": gpu, **facts, **several, **commit()}
 
 
 def cells_of(suite: Suite, facts: dict[str, Any]) -> list[Cell]:
@@ -73,7 +73,7 @@ def cells_of(suite: Suite, facts: dict[str, Any]) -> list[Cell]:
     return plan.cells(suite, memory, ranks, bf16=facts.get("cpu_bf16", True))
 
 
-def _commit() -> dict[str, Any]:
+def commit() -> dict[str, Any]:
     """The git commit and whether the tree is dirty: recorded, never a key. Blank without git."""
 
     def git(*arguments: str) -> str | None:
@@ -102,7 +102,7 @@ def run(
     try:
         facts = facts_of(suite, worker)
         cells = cells_of(suite, facts)
-        facts |= {"source_hash": plan.source_hash(suite, cells), "plan": [cell.key for cell in cells]}
+        facts |= {"source_hash": plan.source_hash(suite.key, cells), "plan": [cell.key for cell in cells]}
         with Journal.open(out / "runs", facts, fresh=fresh) as journal:
             journal.forget_passing_failures()
             finished = journal.finished()

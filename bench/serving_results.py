@@ -48,6 +48,8 @@ POINTS: Columns = {
     "window_s": ("f", "length of the steady window; rates and latencies are of it; blank: too few requests make none"),
     "window_requests": ("i", "requests due in the window"),
     "output_tokens_ratio": ("f", "output tokens achieved over planned"),
+    "input_tokens_ratio": ("f", "endpoint: input tokens as the server counted them over planned"),
+    "token_source": ("s", "who counted: engine, or usage (the server's own); none: nobody"),
     "sub_windows": ("i", "equal stretches of the window that the intervals of the rates are bootstrapped over"),
     **_interval("output_tokens_per_s", "output tokens, whole deployment"),
     "output_tokens_per_s_per_gpu": ("f", "the same over n_gpus"),
@@ -75,6 +77,7 @@ POINTS: Columns = {
     "in_flight_mean": ("f", "requests sent and not ended, mean over the window"),
     "littles_law_ratio": ("f", "in flight over (completed per second x time in the system); void beyond 5% off 1"),
     "client_lag_ratio": ("f", "99th percentile of sent - due over median TTFT; void above 2%"),
+    "client_tick_lag_s_p99": ("f", "endpoint: 99th percentile of how late the client's own timer fired"),
     "achieved_rate_ratio": ("f", "open loop: requests due a second over the rate offered"),
     "saturated": ("s", "True where the queue rose through the window: no sustainable load"),
     "search": ("s", "goodput search: passed, failed or undecided; found: the highest rate that passed"),
@@ -89,8 +92,9 @@ POINTS: Columns = {
 _OF_ALL = {
     *("concurrency", "rate_per_s", "busy_share", "prefill_share", "decode_sequences_mean", "batch_occupancy"),
     *("energy_joules_per_output_token", "energy_joules_per_total_token", "in_flight_mean", "littles_law_ratio"),
-    *("client_lag_ratio", "achieved_rate_ratio", "saturated", "search", "kv_cache_blocks", "kv_cache_bytes"),
-    *("clipped_share", "lost_token_share", "ended_session_share", "flags", "void"),
+    *("client_lag_ratio", "client_tick_lag_s_p99", "achieved_rate_ratio", "saturated", "search", "flags", "void"),
+    *("kv_cache_blocks", "kv_cache_bytes", "input_tokens_ratio", "token_source"),
+    *("clipped_share", "lost_token_share", "ended_session_share"),
 }
 CLASSES: Columns = {
     "cell": POINTS["cell"],

@@ -280,14 +280,14 @@ def test_a_suite_that_names_nothing_real_is_refused_by_name():
 
 def test_the_source_hash_follows_what_decides_a_measurement(smoke, monkeypatch, tmp_path):
     cells = plan.cells(smoke, 24e9)
-    first = plan.source_hash(smoke, cells)
-    assert first == plan.source_hash(smoke, cells) and len(first) == 8
+    first = plan.source_hash(smoke.key, cells)
+    assert first == plan.source_hash(smoke.key, cells) and len(first) == 8
     shutil.copytree(config.CONFIGS, tmp_path / "configs")
     monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
-    assert plan.source_hash(smoke, cells) == first
+    assert plan.source_hash(smoke.key, cells) == first
     with (tmp_path / "configs" / "models" / "tiny_15m.toml").open("a") as file:
         file.write("# changed\n")
-    assert plan.source_hash(smoke, cells) != first
+    assert plan.source_hash(smoke.key, cells) != first
 
 
 def test_a_dropped_in_model_workload_and_suite_are_found_and_planned(monkeypatch, tmp_path):

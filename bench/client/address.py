@@ -54,6 +54,15 @@ class Endpoint:
         """Where requests go."""
         return self.base_url.rstrip("/") + PATHS[self.path]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
     def key(self) -> str | None:
         """The API key, from the environment. Raises ValueError without repeating any of it."""
         if self.api_key_env is None:

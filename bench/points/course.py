@@ -23,6 +23,7 @@ class Course:
     max_num_seqs: int | None = None  # requests the engine runs at once, where it says
     joules: Callable[[float, float], float | None] = lambda start_s, end_s: None  # of the boards, between two instants
     board: dict[str, Any] = field(default_factory=dict)  # columns of the cell's row about the boards
+    notes: list[str] = field(default_factory=list)  # what a reader should know, a line each
     beside: dict[str, Any] = field(default_factory=dict)  # columns of points.csv that no record shows
 
 

@@ -9,7 +9,8 @@ keeps its promises, among those.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from bench.points.point import SLO, Point
 from bench.points.search import Outcome, goodput_search
 from bench.points.summarise import by_class, steady_window, summarise
 from bench.serving_results import KEPT
-from bench.traffic.records import OK, Planned, Record
+from bench.traffic.records import CUT, OK, Planned, Record
 from bench.traffic.source import Source
 from bench.workload import Serving
 
@@ -59,22 +60,30 @@ class Ladder:
         self.options, self.source, self.server, self.n_gpus = options, source, server, n_gpus
         self.share_s = seconds / (len(options.concurrencies) + len(options.rate_shares) + len(options.rates_per_s))
         self.number = 0
+        self.served: list[Served] = []
 
-    def climb(self) -> list[Served]:
-        """Every point, until one is interrupted."""
-        served: list[Served] = []
-        for one in self._points(served):
-            served.append(one)
+    def climb(self, told: Callable[[Served], None] = lambda one: None) -> list[Served]:
+        """Every point, until one is interrupted. `told` hears of each once it is whole."""
+        for one in self._points():
+            self.served.append(one)
+            told(one)
             if one.course.interrupted:
-                return served
-        most = _most(served)
-        return served + (self._searched(most) if self.options.goodput_search and most else [])
+                return self.served
+        most = self._most
+        for one in self._searched(most) if self.options.goodput_search and most else []:
+            self.served.append(one)
+            told(one)
+        return self.served
 
-    def _points(self, served: list[Served]) -> Iterator[Served]:
-        """`served`: those that were taken before."""
+    @property
+    def _most(self) -> float:
+        """The requests a second of the best point so far."""
+        return max((one.point.requests_per_s or 0.0 for one in self.served), default=0.0)
+
+    def _points(self) -> Iterator[Served]:
         for users in self.options.concurrencies:
             yield self._serve(f"concurrency={users}", self._enough(users), self.share_s, concurrency=users)
-        most = _most(served)
+        most = self._most
         for rate in [*(part * most for part in self.options.rate_shares if most), *self.options.rates_per_s]:
             count = min(MOST_REQUESTS, int(1.2 * rate * self.share_s) + 8)
             yield self._serve(f"rate={rate:.4g}", count, self.share_s, rate_per_s=rate)
@@ -153,26 +162,29 @@ class Ladder:
         return Served(name, point, course, asked, beside, by_class(course.records, of, window, slo, self.n_gpus))
 
 
-def answer(served: Sequence[Served], seconds: float) -> dict[str, Any]:
-    """Columns of the cell's row, and `tables`, from the points of its ladder."""
-    tables: Tables = {"points": [], "classes": [], "requests": [], "steps": [], "schedule": []}
-    row: dict[str, Any] = {}
-    for one in served:
-        named = {"point": one.name}
-        tables["points"].append(named | one.point.row() | one.beside)
-        tables["classes"] += [named | each for each in one.classes]
-        tables["requests"] += [named | each for each in _requests(one)]
-        tables["steps"] += [named | dataclasses.asdict(step) for step in one.course.steps]
-        if one.point.rate_per_s is not None:
-            tables["schedule"] += [named | _due(each) for each in one.asked]
-        row |= {name: value for name, value in one.course.board.items() if value is not None}
+def tables(one: Served) -> Tables:
+    """The rows of one point, by table."""
+    rows = {
+        "points": [one.point.row() | one.beside],
+        "classes": one.classes,
+        "requests": _requests(one),
+        "steps": [dataclasses.asdict(step) for step in one.course.steps],
+        "schedule": [_due(each) for each in one.asked] if one.point.rate_per_s is not None else [],
+    }
+    return {name: [{"point": one.name, **row} for row in each] for name, each in rows.items()}
+
+
+def row(served: Sequence[Served], seconds: float) -> dict[str, Any]:
+    """Columns of the cell's row, from the points of its ladder, which had so long together."""
+    boards = [one.course.board for one in served]
+    shared = {name: value for board in boards for name, value in board.items() if value is not None}
     best = max(served, key=lambda one: _rank(one.point))
     interrupted = any(one.course.interrupted for one in served)
     if best.point.output_tokens_per_s is None:
-        why = "interrupted before any" if interrupted else f"in {seconds:.3g} s no"
-        return {"status": "error", "reason": f"{why} point has a steady window", "tables": tables}
+        when = "when it was interrupted" if interrupted else f"in {seconds:.3g} s"
+        return {"status": "error", "reason": f"no point has a steady window {when}{_why(served)}"}
     flags = [*best.point.flags, *["void"] * bool(best.point.void), *["interrupted"] * interrupted]
-    return row | {
+    return shared | {
         "status": "ok",
         "point": best.name,
         **_means(best.course),
@@ -181,13 +193,16 @@ def answer(served: Sequence[Served], seconds: float) -> dict[str, Any]:
         "system_tokens_per_s_low": best.point.output_tokens_per_s_low,
         "system_tokens_per_s_high": best.point.output_tokens_per_s_high,
         "flags": "+".join(flags),
-        "tables": tables,
     }
 
 
-def _most(served: Sequence[Served]) -> float:
-    """The requests a second of the best point so far."""
-    return max((one.point.requests_per_s or 0.0 for one in served), default=0.0)
+def _why(served: Sequence[Served]) -> str:
+    """What became of most requests, where most failed."""
+    failed = [record for one in served for record in one.course.records if record.status not in (OK, CUT)]
+    if 2 * len(failed) <= sum(len(one.course.records) for one in served):
+        return ""
+    (status, reason), count = Counter((record.status, record.reason) for record in failed).most_common(1)[0]
+    return f"; {count} requests: {status}: {reason}"
 
 
 def _requests(served: Served) -> list[dict[str, Any]]:

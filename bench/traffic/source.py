@@ -96,7 +96,10 @@ class Replay:
         sessions: int | None = None,
         most_think_s: float | None = None,
     ) -> Plan:
-        """The first `count` requests, or all there are; with `sessions`, the first count / sessions turns of each."""
+        """The first `count` requests, or all there are.
+
+        With `sessions`, which a closed loop gives: the first count / sessions turns of each, and no arrivals.
+        """
         turns = len(self.requests) if sessions is None else -(-count // sessions)
         chosen: list[Planned] = []
         taken: Counter[int] = Counter()
@@ -120,7 +123,7 @@ class Replay:
                 number=number,
                 input_tokens=int(inputs[number]),
                 output_tokens=int(outputs[number]),
-                arrival_s=one.arrival_s,
+                arrival_s=one.arrival_s if sessions is None else None,
                 session=one.session,
                 prefix_of=parent if shared else None,
                 shared_tokens=int(shared),

@@ -8,7 +8,7 @@ from typing import Any
 from bench.measure.clock import now
 from bench.model.subject import Subject
 from bench.points.course import Course
-from bench.points.ladder import Ladder, answer
+from bench.points.ladder import Ladder, row, tables
 from bench.serving import build as serving
 from bench.serving.embedded import drive
 from bench.serving.weights import quantise
@@ -46,7 +46,9 @@ class Serve(Subject):
     def measure(self, seconds: float, watch: Watch) -> dict[str, Any]:
         """Every point: columns of the cell's row, and `tables`."""
         self.watch = watch
-        return answer(Ladder(self.options, self.source, self, seconds).climb(), seconds)
+        served = Ladder(self.options, self.source, self, seconds).climb()
+        taken = [tables(one) for one in served]
+        return row(served, seconds) | {"tables": {name: [r for one in taken for r in one[name]] for name in taken[0]}}
 
     def serve(self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, deadline_s: float) -> Course:
         """One load, from an empty prefix cache."""
@@ -66,7 +68,11 @@ class Serve(Subject):
         course.joules = lambda start_s, end_s: joules(begun + start_s, begun + end_s)
         course.board = board
         cache = self.engine.runner.cache
-        course.beside = {"kv_cache_blocks": self.engine.scheduler.blocks.count, "kv_cache_bytes": cache.bytes}
+        course.beside = {
+            "token_source": "engine",
+            "kv_cache_blocks": self.engine.scheduler.blocks.count,
+            "kv_cache_bytes": cache.bytes,
+        }
         return course
 
 

@@ -1,0 +1,86 @@
+"""Anybody's server as what a ladder of loads is climbed on: its models, its way of counting, one load after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+
+from bench.client.address import Endpoint
+from bench.client.shards import drive_sharded
+from bench.client.sse import shown
+from bench.client.text import Calibration, Prompts, calibrate, shortfall
+from bench.client.transport import certificates
+from bench.points.course import Course
+from bench.traffic.records import OK, Planned
+
+MOST_INPUT_TOKENS = 20_000_000  # prompts of one closed-loop point, all made beforehand: about 100 MB of text
+
+
+class NoServer(Exception):
+    """Nothing there answers as it should; one line. Exit code 1."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One model a server says it has."""
+
+    name: str
+    max_model_len: int | None  # vLLM and SGLang tell it; others do not
+
+
+def offers(endpoint: Endpoint) -> list[Offer]:
+    """What GET /models names. Raises NoServer, or ValueError without a key."""
+    key, url = endpoint.key(), endpoint.base_url.rstrip("/") + "/models"
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    def refused(why: str) -> NoServer:
+        said = shown(why.replace(key, "***") if key else why)
+        return NoServer(f"{url}: {said}; expected a list of models (--served-model-name NAME does without)")
+
+    try:
+        with httpx.Client(verify=certificates(), timeout=30.0, trust_env=endpoint.trust_env) as client:
+            answer = client.get(url, headers=headers, follow_redirects=False)
+    except httpx.HTTPError as error:
+        raise refused(f"{type(error).__name__}: {error}") from None
+    if answer.status_code != 200:
+        raise refused(f"HTTP {answer.status_code}")
+    try:
+        listed = answer.json()["data"]
+        return [Offer(str(one["id"]), _length(one.get("max_model_len"))) for one in listed]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise refused(f"not what was asked for: {answer.text[:60]!r}") from None
+
+
+def _length(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 1 else None
+
+
+class Server:
+    """An endpoint under one load after another; see points/ladder.py. `seed`: of what prompts say, in this run.
+
+    A server keeps its prefix cache between two loads, and between two runs: prompts never repeat those of another load,
+    and repeat those of an earlier run only with its seed.
+    """
+
+    most_input_tokens: int | None = MOST_INPUT_TOKENS
+
+    def __init__(self, endpoint: Endpoint, seed: int, *, shards: int = 1):
+        self.endpoint, self.seed, self.shards = endpoint, seed, shards
+        self.calibration: Calibration = calibrate(endpoint, seed)
+
+    def serve(self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, deadline_s: float) -> Course:
+        """One load. Raises ValueError, one line, on one that cannot be driven."""
+        text: Callable[[Planned], str] = Prompts(asked, self.calibration, self.seed + seed)
+        shards = self.shards if concurrency is None else min(self.shards, concurrency)
+        run = drive_sharded(self.endpoint, asked, text, shards=shards, concurrency=concurrency, deadline_s=deadline_s)
+        course = Course(run.records, run.in_flight, end_s=run.end_s, interrupted=run.interrupted, notes=run.notes)
+        achieved = shortfall(asked, run.records)
+        course.beside = {
+            "token_source": "usage" if any(record.status == OK for record in run.records) else "none",
+            "input_tokens_ratio": achieved[0] if achieved else None,
+            "client_tick_lag_s_p99": float(np.percentile(run.tick_lag_s, 99)) if run.tick_lag_s else None,
+        }
+        return course
