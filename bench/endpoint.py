@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from bench import config, plan
 from bench.architecture import Model
 from bench.client.address import Endpoint
-from bench.client.server import Offer, Server, offers
+from bench.client.server import NoServer, Offer, Server, offers
 from bench.config import ConfigError, Gpu
 from bench.journal import Journal
 from bench.measure import device
@@ -35,6 +35,11 @@ from bench.traffic.traffic import Traffic
 from bench.workload import Serving, Workload
 
 NAME = "endpoint"  # of the suite, and of the backend
+# what of a serve workload is about its requests, and not about our engine
+LOADS = (
+    *("traffic", "max_model_len", "length_scale", "concurrencies", "rate_shares", "rates_per_s", "arrivals"),
+    *("arrivals_cv", "most_think_s", "goodput_search", "ttft_slo_s", "tpot_slo_s"),
+)
 CONTEXT_SHARE = 0.97  # of the server's context: prompts of words come out a little longer or shorter than planned
 CONCURRENCIES, RATE_SHARES = (1, 4, 16, 64), (0.3, 0.6, 0.8)  # of traffic that no workload describes
 
@@ -114,8 +119,8 @@ def run(endpoint: Endpoint, asked: Asked, out: Path, listener: Listener) -> tupl
             interrupted = climb(ladder, journal, cell, listener)
             known = {name: value for name, value in facts.items() if name in ("suite", "device", "gpu", "device_name")}
             answer = cell.columns() | known | {"run": journal.folder.name, "started_at": started}
-            answer |= {"model": model.key if model else offer.name, "precision": asked.precision}
-            answer |= row(ladder.served, seconds) if ladder.served else {"status": "error", "reason": "interrupted"}
+            answer |= {"model": model.key if model else plain(offer.name), "precision": asked.precision}
+            answer |= row(ladder.served, seconds, interrupted=interrupted)
             journal.append(answer, [])
     except ValueError as error:  # an address, a key or a plan that cannot be driven
         raise ConfigError(str(error)) from None
@@ -174,19 +179,26 @@ def chosen(asked: Asked, offer: Offer, requests: Source) -> Workload:
 def offer_of(endpoint: Endpoint, asked: Asked) -> Offer:
     """The model to ask for, and its context where the server tells it. Raises NoServer, ConfigError."""
     name = asked.served_model_name
-    if name and asked.max_model_len:
+    try:
+        there = offers(endpoint)
+    except NoServer:
+        if name is None:
+            raise
         return Offer(name, None)
-    there = offers(endpoint)
     if name is None and len(there) != 1:
-        raise ConfigError(
-            f"--served-model-name: needed; the server has {', '.join(one.name for one in there) or 'none'}"
-        )
+        names = ", ".join(one.name for one in there) or "none"
+        raise ConfigError(f"--served-model-name: expected one of the server's models: {names}")
     return next((one for one in there if name in (None, one.name)), Offer(name or "", None))
+
+
+def plain(served: str) -> str:
+    """A served model's name without whose it is, or where it lies."""
+    return served.rstrip("/").rpartition("/")[2]
 
 
 def cell_of(workload: Workload, model: Model | None, served: str, asked: Asked) -> Cell:
     """What is measured, as a suite would name it."""
-    key = f"{model.key if model else served.rstrip('/').rpartition('/')[2]}/{workload.key}/{NAME}"
+    key = f"{model.key if model else plain(served)}/{workload.key}/{NAME}"
     layers = model.layers if model else None
     return Cell(key, workload, NAME, model, layers, asked.load_s, 0.0, 0.0, n_gpus=asked.num_gpus)
 
@@ -204,7 +216,7 @@ def facts_of(endpoint: Endpoint, asked: Asked, workload: Workload, cell: Cell, s
         "n_gpus": asked.num_gpus,
         "endpoint": {"url": endpoint.url, "model": endpoint.model, "extra": dict(endpoint.extra)},
         "trace": [file.name for file in asked.trace],
-        "serving": dataclasses.asdict(workload.serving) if workload.serving else None,
+        "loads": {name: getattr(workload.serving, name) for name in LOADS},
         "prompt_seed": seed,
         # the host's CPUs are those of a server on the same machine, and priced as its
         **({"cpu_count": client["cpu_count"]} if on_cpu and endpoint.is_local else {}),

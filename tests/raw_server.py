@@ -69,6 +69,19 @@ async def answer(call: Call) -> None:
     await call.send(usage(2 * words + 11, tokens), DONE, END)
 
 
+def serving(behaviour: Behaviour, models: list[dict[str, Any]]) -> Behaviour:
+    """A server that lists its models, and behaves so otherwise."""
+
+    async def listed(call: Call) -> None:
+        if call.head.startswith(b"GET /v1/models "):
+            data = json.dumps({"object": "list", "data": models}).encode()
+            await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(data), data)
+        else:
+            await behaviour(call)
+
+    return listed
+
+
 def after(seconds: float) -> Behaviour:
     """`answer`, later."""
 
@@ -123,8 +136,10 @@ class RawServer:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-                call = Call(head, json.loads(await reader.readexactly(length)), writer, mine)
+                _, _, rest = head.lower().partition(b"content-length:")
+                length = int(rest.split(b"\r\n")[0] or 0)
+                body = json.loads(await reader.readexactly(length)) if length else {}
+                call = Call(head, body, writer, mine)
                 self.calls.append(call)
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)

@@ -1,7 +1,6 @@
 """The load client against a server that people use: `transformers serve`, on a tiny model made here."""
 
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -24,12 +23,14 @@ pytest.importorskip("accelerate")
 
 import httpx
 
+from bench import serving_results
 from bench.client.address import Endpoint, Timeouts
 from bench.client.client import token_source
 from bench.client.generator import drive
 from bench.client.text import Prompts, calibrate, shortfall
 from bench.measure.clock import now
 from bench.traffic.records import Planned
+from bench.traffic.source import source
 
 CONTEXT = 1024
 REQUESTS = 50
@@ -112,19 +113,15 @@ def wait_until_ready(url: str, process: subprocess.Popen, log: Path) -> None:
     pytest.fail(log.read_text()[-2000:])
 
 
-def chat_like(count: int) -> list[Planned]:
-    """Poisson arrivals with the proportions of chat (5.5 tokens in for each out), small."""
-    draw, due_s, plan = random.Random(0), 0.0, []
-    for number in range(count):
-        due_s += draw.expovariate(10.0)
-        inputs = min(400, 20 + round(draw.lognormvariate(4.2, 0.7)))
-        outputs = min(64, 2 + round(draw.lognormvariate(2.5, 0.7)))
-        plan.append(Planned(number, inputs, outputs, arrival_s=due_s))
-    return plan
+def chat(count: int) -> list[Planned]:
+    """Requests of the class chat, a tenth as long, as bursty as they come."""
+    requests = source("chat")
+    drawn = requests.plan(count, 0, max_context=CONTEXT // 2, scale=0.1).requests
+    return requests.scheduled(drawn, 10.0, "trace", 0)
 
 
 def test_fifty_streams_are_counted_by_the_servers_usage(server):
-    plan = chat_like(REQUESTS)
+    plan = chat(REQUESTS)
     calibration = calibrate(server)
     assert calibration.tokens_per_word > 1 and calibration.overhead_tokens > 0, "the template adds its own"
     run = drive(server, plan, Prompts(plan, calibration), deadline_s=45)
@@ -155,3 +152,16 @@ def test_its_completions_stream_too(server):
     endpoint = Endpoint(server.base_url, server.model, path="completions")
     run = drive(endpoint, [Planned(0, 8, 6)], lambda _: "hello there", concurrency=1, deadline_s=20)
     assert run.records[0].status == "ok" and 1 <= run.records[0].output_tokens <= 6, run.records[0].reason
+
+
+def test_the_command_measures_it_as_it_would_any_server(server, tmp_path):
+    options = ["--gpu", "cpu", "--workload", "serve_chat_tiny", "--max-concurrency", "2", "--seconds", "4"]
+    options += ["--served-model-name", server.model, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "bench", "run", "--endpoint", server.base_url, *options]
+    ended = subprocess.run(command, cwd=Path(__file__).resolve().parent.parent, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "ok concurrency=2" in ended.stderr and "output tokens/s" in ended.stderr
+    (folder,) = (path.parent for path in (tmp_path / "runs").glob("*/cells.csv"))
+    (point,) = serving_results.read(folder, "points")
+    assert point["token_source"] == "usage" and point["window_requests"] >= 8
+    assert "littles_law" not in (point["void"] or ""), "in flight as sampled, rate and time by the records"

@@ -26,6 +26,7 @@ from bench.workload import Serving
 MOST_REQUESTS = 20_000  # planned for one point
 SEARCHED = (0.2, 1.3)  # shares of the ladder's best that a goodput search looks between
 DRAIN_S = 30.0  # that a trial may take longer than its arrivals
+FASTEST_PER_S = 200.0  # requests a second that one user of a server is planned to get through at most
 PROBED = 256  # requests that the mean prompt is taken from
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -95,7 +96,8 @@ class Ladder:
             return MOST_REQUESTS
         probed = self.source.plan(PROBED, 1, max_context=self.options.max_model_len, scale=self.options.length_scale)
         mean = sum(one.input_tokens for one in probed.requests) / len(probed.requests)
-        return min(MOST_REQUESTS, max(8 * users, int(most / mean)))
+        fit = min(most / mean, users * self.share_s * FASTEST_PER_S)
+        return min(MOST_REQUESTS, max(8 * users, int(fit)))
 
     def _searched(self, most: float) -> list[Served]:
         """The trials of a goodput search around the requests a second that the ladder sustained."""
@@ -174,12 +176,13 @@ def tables(one: Served) -> Tables:
     return {name: [{"point": one.name, **row} for row in each] for name, each in rows.items()}
 
 
-def row(served: Sequence[Served], seconds: float) -> dict[str, Any]:
-    """Columns of the cell's row, from the points of its ladder, which had so long together."""
+def row(served: Sequence[Served], seconds: float, *, interrupted: bool = False) -> dict[str, Any]:
+    """Columns of the cell's row, from the points of its ladder, which were to have so long together."""
+    if not served:
+        return {"status": "error", "reason": "interrupted before any load had ended"}
     boards = [one.course.board for one in served]
     shared = {name: value for board in boards for name, value in board.items() if value is not None}
     best = max(served, key=lambda one: _rank(one.point))
-    interrupted = any(one.course.interrupted for one in served)
     if best.point.output_tokens_per_s is None:
         when = "when it was interrupted" if interrupted else f"in {seconds:.3g} s"
         return {"status": "error", "reason": f"no point has a steady window {when}{_why(served)}"}
