@@ -19,6 +19,7 @@ from bench import results
 from bench import runs as run_folders
 from bench.config import ConfigError
 from bench.kernel_results import read_kernels
+from bench.serving_results import CLIENT_LOAD
 
 COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
 Row = dict[str, Any]
@@ -118,12 +119,14 @@ def kernel_facts(tracked: bool) -> dict[str, Any]:
 
 
 def serving_facts(job: Derivation) -> dict[str, Any]:
-    """Load points of the runs, and what they cost."""
+    """Load points of the runs, what they cost, and how late the client was."""
     from bench.price.serving_cost import serving_costs
     from bench.price.serving_points import load_points
 
     points = [point for run in job.runs for point in load_points(run)]
-    return {"points": points, "serving": serving_costs(job.runs, job.as_of)}
+    path = results.ROOT / "results" / "client_load.csv"
+    client = results.read_rows(path, CLIENT_LOAD) if path.is_file() else []
+    return {"points": points, "serving": serving_costs(job.runs, job.as_of), "client_load": client}
 
 
 def write_serving(job: Derivation, made: list[Row]) -> Path:

@@ -145,6 +145,23 @@ SCHEDULE: Columns = {
     "prefix_of": ("i", "the request whose prompt it begins with"),
     "shared_tokens": ("i", "and so many tokens of it"),
 }
+# results/client_load.csv: how late the client of endpoints is under many streams (python -m tests.perf.client_load)
+CLIENT_LOAD: Columns = {
+    "measured_at": ("s", "UTC, ISO 8601"),
+    "cpu_name": ("s", "CPU that client and server ran on"),
+    "cpu_count": ("i", "its cores"),
+    "transport": ("s", "ours, or httpx's own"),
+    "shards": ("i", "processes of the client"),
+    "streams": ("f", "open at once, mean"),
+    "events_per_s": ("f", "read by the client"),
+    "measured_s": ("f", "length of the measured stretch"),
+    "client_cores": ("f", "CPU seconds of the client a second"),
+    "waited_s": ("f", "that it was ready to run and another process had its core"),
+    "ttft_s_p50": ("f", "median TTFT of the paced server"),
+    "client_lag_ratio": ("f", "99th percentile of sent - due over that"),
+    "client_tick_lag_s_p99": ("f", "99th percentile of how late the client's own timer fired"),
+    "failed_by_status": ("s", "requests that failed, by status; none"),
+}
 TABLES: dict[str, Columns] = {
     **{"points": POINTS, "classes": CLASSES, "requests": REQUESTS, "steps": STEPS, "schedule": SCHEDULE}
 }

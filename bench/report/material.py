@@ -40,6 +40,7 @@ class Material:
     compiled: Mapping[str, Rows]  # aot_<arch>_<triton> -> its rows
     points: Rows  # load points of serving, as bench/price/serving_points.py reads them
     serving: Rows  # what they cost: rows of serving.csv
+    client_load: Rows  # results/client_load.csv
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -66,6 +67,7 @@ def gather(
         compiled=provenance.get("compiled", {}),
         points=provenance.get("points", []),
         serving=provenance.get("serving", []),
+        client_load=provenance.get("client_load", []),
     )
 
 
