@@ -121,12 +121,13 @@ def kernel_facts(tracked: bool) -> dict[str, Any]:
 def serving_facts(job: Derivation) -> dict[str, Any]:
     """Load points of the runs, what they cost, and how late the client was."""
     from bench.price.serving_cost import serving_costs
-    from bench.price.serving_points import load_points
+    from bench.price.serving_points import load_classes, load_points
 
     points = [point for run in job.runs for point in load_points(run)]
+    classes = [row for run in job.runs for row in load_classes(run)]
     path = results.ROOT / "results" / "client_load.csv"
     client = results.read_rows(path, CLIENT_LOAD) if path.is_file() else []
-    return {"points": points, "serving": serving_costs(job.runs, job.as_of), "client_load": client}
+    return {"points": points, "classes": classes, "serving": serving_costs(job.runs, job.as_of), "client_load": client}
 
 
 def write_serving(job: Derivation, made: list[Row]) -> Path:

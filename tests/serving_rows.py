@@ -12,7 +12,7 @@ import report_rows as made
 from bench import results, runs, serving_results
 from bench.price.book import Price, Provider
 from bench.price.serving_cost import serving_costs
-from bench.price.serving_points import load_points
+from bench.price.serving_points import load_classes, load_points
 from bench.report.material import Material, gather
 
 RUN = "20261122T050000_serving_h100_sxm_80gb_deadbeef"
@@ -77,8 +77,20 @@ def steps(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def folder(root: Path, cells: list[dict[str, Any]], points: list[dict[str, Any]], told: bool = True) -> list[Path]:
-    """Run folders of these cells with their points; `told`: and steps."""
+def of_class(traffic: str, load: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """A row of classes.csv: what that class of a mix saw under a load."""
+    same = {name: load[name] for name in serving_results.CLASSES if name in load}
+    return made.row(serving_results.CLASSES, **{**same, "traffic": traffic, **values})
+
+
+def folder(
+    root: Path,
+    cells: list[dict[str, Any]],
+    points: list[dict[str, Any]],
+    told: bool = True,
+    classes: list[dict[str, Any]] | None = None,
+) -> list[Path]:
+    """Run folders of these cells with their points; `told`: and steps; `classes`: of the first run."""
     found = []
     for run in sorted({cell["run"] for cell in cells}):
         mine = [cell for cell in cells if cell["run"] == run]
@@ -89,6 +101,8 @@ def folder(root: Path, cells: list[dict[str, Any]], points: list[dict[str, Any]]
         (root / run / "environment.json").write_text(json.dumps(facts))
         results.write(root / run / "cells.csv", results.CELLS, mine)
         results.write(root / run / "points.csv", serving_results.POINTS, own)
+        if classes and run == RUN:
+            results.write(root / run / "classes.csv", serving_results.CLASSES, classes)
         if told:
             usable = [one for one in own if one["window_s"]]
             results.write(root / run / "steps.csv", serving_results.STEPS, steps(usable))
@@ -110,10 +124,18 @@ def book() -> list[Provider]:
     return [Provider(key=key, name=key, kind="neocloud", price=tuple(prices)) for key, prices in each.items()]
 
 
-def material(root: Path, cells: list[dict[str, Any]], points: list[dict[str, Any]], told: bool = True) -> Material:
+def material(
+    root: Path,
+    cells: list[dict[str, Any]],
+    points: list[dict[str, Any]],
+    told: bool = True,
+    classes: list[dict[str, Any]] | None = None,
+    client_load: list[dict[str, Any]] | None = None,
+) -> Material:
     """What the report is made from."""
-    places = folder(root, cells, points, told)
+    places = folder(root, cells, points, told, classes)
     read = [cell for place in places for cell in runs.read_cells(place)]
     given = {"points": [one for place in places for one in load_points(place)], "published": []}
-    given["serving"] = serving_costs(places, AS_OF)
+    given["classes"] = [one for place in places for one in load_classes(place)]
+    given |= {"serving": serving_costs(places, AS_OF), "client_load": client_load or []}
     return gather(read, [], [], [], made.provenance() | given, AS_OF)

@@ -223,6 +223,7 @@ def test_every_gpu_and_model_weighs_the_same_however_many_rows_it_has():
         ({"model": "tiny_15m"}, "under 0.5B"),
         ({"model": "nobody"}, "without a config"),
         ({"layers_measured": 8}, "slice"),
+        ({"precision": None}, "of a precision nobody told"),
         ({"system_tokens_per_s": None}, "without a rate"),
         ({"flags": "unsteady+above_datasheet"}, "above the datasheet"),
         ({"lora_rank": 16}, "4N and not 6N"),

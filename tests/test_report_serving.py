@@ -52,6 +52,30 @@ def ladders(tmp_path):
 # ---------------------------------------------------------------- points
 
 
+def test_a_mix_is_told_by_class_too(tmp_path):
+    cell = "llama_3_1_8b/serve_chat_2023/triton"
+    load = made.closed(8, cell)
+    parts = [made.of_class("chat", load, window_requests=500, output_tokens_per_s=700.0)]
+    parts += [made.of_class("completion", load, window_requests=300, output_tokens_per_s=100.0, slo_attainment=0.5)]
+    given = made.material(tmp_path, [made.served(cell)], [load], classes=parts)
+    chat, completion = shown(tables(given)[f"chat 2023 by class: {ON_H100}"])
+    assert (chat["load"], chat["class"], chat["requests"], chat["output tokens/s"]) == (
+        "8 at once",
+        "chat",
+        "500",
+        "700",
+    )
+    assert (completion["class"], completion["SLO kept"]) == ("completion", "50%")
+
+
+def test_what_a_server_did_not_tell_is_said(tmp_path):
+    cell = "llama_3_1_8b/serve_chat/endpoint"
+    given = made.material(
+        tmp_path, [made.served(cell, precision=None, n_gpus=8)], [made.closed(8, cell, n_gpus=8)], False
+    )
+    assert "Load points: Llama-3.1-8B, precision not told, endpoint on 8 × H100 SXM 80 GB" in tables(given)
+
+
 def test_a_point_shows_what_it_did_and_what_it_is_worth(ladders):
     rows = {row["load"]: row for row in shown(tables(ladders)[f"Load points: {ON_H100}"])}
     assert list(rows) == ["1 at once", "8 at once", "32 at once", "64 at once", "128 at once", "40.0/s", "300/s"]

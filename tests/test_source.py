@@ -75,9 +75,7 @@ def test_a_trace_without_times_says_so(tmp_path):
     path = tmp_path / "vidur.csv"
     path.write_text("num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3772,54,3826,69.85\n")
     replay = source("batch", [path])
-    with pytest.raises(
-        ConfigError, match=r"vidur\.csv: says nothing of arrivals; expected"
-    ):
+    with pytest.raises(ConfigError, match=r"vidur\.csv: says nothing of arrivals; expected"):
         replay.scheduled(replay.plan(1, 0).requests, 1.0, "trace", 0)
 
 

@@ -126,6 +126,8 @@ def refusal(row: Row, models: Mapping[str, Model]) -> str | None:
         return "without a GPU"
     if model is None or model.total_params < MIN_PARAMS:
         return "of a model under 0.5B parameters or without a config"
+    if not row.get("precision"):
+        return "of a precision nobody told"
     if row["phase"] not in PHASES:
         return f"of phase {row['phase']} (neither pre-training nor serving)"
     if row.get("lora_rank"):

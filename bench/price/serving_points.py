@@ -23,13 +23,23 @@ IDENTITY = ("run", "model", "workload", "backend", "precision", "device", "gpu",
 
 def load_points(run: Path) -> Points:
     """Every row of a run's points.csv with its cell's identity, `row` (<run>/<cell>) and `traffic`. ResultsError."""
-    points = serving_results.read(run, "points")
-    cells = {cell["cell"]: cell for cell in runs.read_cells(run)} if points else {}
+    return [{**point, "traffic": traffic_of(point["workload"])} for point in _identified(run, "points")]
+
+
+def load_classes(run: Path) -> Points:
+    """Every row of a run's classes.csv, likewise, under the class's own `traffic`. Raises ResultsError."""
+    return _identified(run, "classes")
+
+
+def _identified(run: Path, table: str) -> Points:
+    """The table's rows with their cells' identity; those of a cell that never got its row are left out."""
+    rows = serving_results.read(run, table)
+    cells = {cell["cell"]: cell for cell in runs.read_cells(run)} if rows else {}
     found = []
-    for point in points:
-        if cell := cells.get(point["cell"]):
-            own = {name: cell[name] for name in IDENTITY} | {"run": run.name, "row": f"{run.name}/{point['cell']}"}
-            found.append({**point, **own, "traffic": traffic_of(cell["workload"])})
+    for row in rows:
+        if cell := cells.get(row["cell"]):
+            own = {name: cell[name] for name in IDENTITY} | {"run": run.name, "row": f"{run.name}/{row['cell']}"}
+            found.append({**row, **own})
     return found
 
 

@@ -39,6 +39,7 @@ class Material:
     kernels: Rows  # results/kernels/<run>/kernels.csv, all runs
     compiled: Mapping[str, Rows]  # aot_<arch>_<triton> -> its rows
     points: Rows  # load points of serving, as bench/price/serving_points.py reads them
+    classes: Rows  # what each class of a mix saw of them
     serving: Rows  # what they cost: rows of serving.csv
     client_load: Rows  # results/client_load.csv
 
@@ -66,6 +67,7 @@ def gather(
         kernels=provenance.get("kernels", []),
         compiled=provenance.get("compiled", {}),
         points=provenance.get("points", []),
+        classes=provenance.get("classes", []),
         serving=provenance.get("serving", []),
         client_load=provenance.get("client_load", []),
     )

@@ -7,7 +7,7 @@ from bench.report.page import Section, text
 
 COMMANDS = """\
 make bench     # measure this machine: adds results/runs/<run>/ and prints the table (minutes)
-make report    # rebuild costs.csv, claims.csv and this page from tracked runs, as of results/as_of (seconds, no torch)
+make report    # rebuild costs.csv, serving.csv, claims.csv, this page from tracked runs as of results/as_of (seconds)
 make check-results   # rebuild into a temporary folder and compare CSV and Markdown"""
 
 

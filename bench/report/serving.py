@@ -7,7 +7,7 @@ depends on how much of the machine the load leaves idle. A class is quoted where
 from __future__ import annotations
 
 from bench.report.material import Material, Rows
-from bench.report.numbers import BLANK, interval, number, percent, scaled
+from bench.report.numbers import BLANK, count, interval, number, percent, scaled
 from bench.report.page import Row, Section, Table, Text, text, trimmed
 from bench.report.serving_cells import (
     KEPT,
@@ -15,6 +15,7 @@ from bench.report.serving_cells import (
     STEADY,
     VOID,
     Point,
+    by_cell,
     by_series,
     key,
     linked,
@@ -27,6 +28,7 @@ from bench.report.serving_cells import (
 from bench.report.serving_charts import figures
 from bench.report.serving_goals import find, goals, goals_table, summary
 from bench.report.serving_money import bill_tables, factors_table, mix_tables, priced, scenario_table, use_table
+from bench.report.words import phrase
 
 
 def point_tables(points: Rows) -> list[Table]:
@@ -76,6 +78,37 @@ def remarks(point: Point, state: str) -> str:
     return "; ".join(parts) or BLANK
 
 
+def class_tables(points: Rows, classes: Rows) -> list[Table]:
+    """A table a mix: what each of its classes saw under each load."""
+    columns = ("load", "class", ">requests", ">output tokens/s", ">TTFT p50", ">TTFT p95", ">TPOT p50", ">TPOT p95")
+    tables = []
+    for mates in by_cell(points).values():
+        seen = {(key(row), row["traffic"]): row for row in classes if row["row"] == mates[0]["row"]}
+        names = sorted({name for _, name in seen})
+        rows = [
+            class_row(point, seen[key(point), name]) for point in mates for name in names if (key(point), name) in seen
+        ]
+        if rows:
+            title = f"{phrase(mates[0]['traffic'])} by class: {named(mates[0])}"
+            tables.append(trimmed(Table(title, (*columns, ">SLO kept"), tuple(rows))))
+    return tables
+
+
+def class_row(point: Point, seen: Point) -> Row:
+    """One class under one load."""
+    latencies = (f"{name}_{p}" for name in ("ttft_s", "tpot_s") for p in ("p50", "p95"))
+    return Row(
+        (
+            loaded(point),
+            phrase(seen["traffic"]),
+            count(seen["window_requests"]),
+            number(seen["output_tokens_per_s"]),
+            *(scaled(seen[name], "s") for name in latencies),
+            percent(seen["slo_attainment"]),
+        )
+    )
+
+
 def explained(points: Rows) -> tuple[Text, ...]:
     """How to read what follows; nothing where there is no point."""
     if not points:
@@ -113,6 +146,7 @@ def section(material: Material) -> Section:
         tables=(
             goals_table(lines),
             *point_tables(points),
+            *class_tables(points, material.classes),
             *bill_tables(points, costs),
             *mixed,
             *((use_table(),) if mixed else ()),

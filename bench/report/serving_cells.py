@@ -87,7 +87,8 @@ def named(point: Point) -> str:
 
 def identity(point: Point) -> tuple[str, ...]:
     """Model, precision, backend and deployment in words."""
-    return phrase(point["model"]), str(point["precision"]), str(point["backend"]), where(point)
+    precision = point["precision"] or "precision not told"
+    return phrase(point["model"]), str(precision), str(point["backend"]), where(point)
 
 
 def loaded(point: Point) -> str:
