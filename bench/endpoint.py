@@ -109,7 +109,8 @@ def run(endpoint: Endpoint, asked: Asked, out: Path, listener: Listener) -> tupl
         loads = len(workload.serving.concurrencies + workload.serving.rate_shares + workload.serving.rates_per_s)
         seconds = asked.load_s * loads
         listener.say(f"{endpoint.base_url}: {offer.name} on {asked.num_gpus} x {asked.gpu}, as you say")
-        listener.say(f"{workload.key}: {loads} loads of {asked.load_s:g} s, context {workload.serving.max_model_len:,}")
+        about = f"{loads} loads of {asked.load_s:g} s, about {seconds / 60:.2g} min"
+        listener.say(f"{workload.key}: {about}, context {workload.serving.max_model_len:,}")
         seed = secrets.randbits(31)
         server = Server(endpoint, seed, shards=asked.shards)
         facts = facts_of(endpoint, asked, workload, cell, seed)

@@ -51,6 +51,9 @@ def test_a_cell_serves_its_ladder_and_every_file_takes_its_rows(tmp_path, monkey
     assert {point["search"] for point in tables["points"][3:]} <= {"found", "passed", "failed", "undecided"}
     one, three, _ = tables["points"][:3]
     assert one["output_tokens_per_s"] > 0 and three["in_flight_mean"] > 2 * one["in_flight_mean"]
+    first = next(row for row in tables["requests"] if row["output_tokens"] > 2)
+    assert first["ttft_s"] == first["first_token_s"] - first["scheduled_s"] and first["e2e_s"] > first["ttft_s"]
+    assert 0 < first["itl_s_p50"] <= first["itl_s_max"] and first["tpot_s"] <= first["itl_s_max"]
     assert answer["point"] in names and answer["token_kind"] == "output"
     assert answer["system_tokens_per_s"] == next(
         point["output_tokens_per_s"] for point in tables["points"] if point["point"] == answer["point"]

@@ -9,6 +9,8 @@ keeps its promises, among those.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -212,10 +214,15 @@ def _requests(served: Served) -> list[dict[str, Any]]:
     """Rows of requests.csv."""
     of = {one.number: one.traffic for one in served.asked}
     names = [field.name for field in dataclasses.fields(Record) if field.name not in ("number", "token_s")]
-    return [
-        {"request": one.number, "traffic": of[one.number]} | {name: getattr(one, name) for name in names}
-        for one in served.course.records
-    ]
+    rows = []
+    for one in served.course.records:
+        gaps = sorted(b - a for a, b in itertools.pairwise(one.token_s))
+        rows.append(
+            {"request": one.number, "traffic": of[one.number]}
+            | {name: getattr(one, name) for name in (*names, "ttft_s", "tpot_s", "e2e_s")}
+            | {"itl_s_p50": statistics.median(gaps) if gaps else None, "itl_s_max": max(gaps, default=None)}
+        )
+    return rows
 
 
 def _due(one: Planned) -> dict[str, Any]:
