@@ -34,7 +34,7 @@ def reached(workload, tmp_path, cells=(), points=(), measure=None):
 
 
 # Workloads whose goals were set and that nothing here serves yet.
-PENDING = {"serve_1k_1k", "serve_lm_arena", "client_load"}
+PENDING = {"client_load"}
 
 
 def test_the_shipped_goals_name_things_that_exist():
