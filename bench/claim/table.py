@@ -38,7 +38,7 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
         elif claim.kind == "table":
             result += printed.answer(claim, worlds[str(claim.share_claim)])
         else:
-            result += prices.answer(claim)
+            result += prices.answer(claim, as_of)
         result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))
     return sorted(result, key=_place)
 

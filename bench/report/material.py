@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.claim.spec import Claim
 from bench.config import CONFIGS, Gpu, load_all
+from bench.price.known import known
 from bench.report.page import Inline, Link, slug
 from bench.report.utilisation import gpus
 
@@ -51,15 +52,17 @@ class Material:
 def gather(
     cells: Rows, costs: Rows, claims: Rows, throughput: Rows, provenance: Mapping[str, Any], as_of: datetime.date
 ) -> Material:
-    """The rows with their sources. `provenance` may hold what `report` in build.py says."""
+    """The rows with their sources. `provenance` may hold what `report` in build.py says. Later figures are left out."""
+    evidence = by_id(provenance.get("evidence", CONFIGS / "evidence.csv"))
+    published = by_id(provenance.get("published", CONFIGS / "published.csv"))
     return Material(
         cells=cells,
         costs=costs,
         claims=claims,
         throughput=throughput,
         environments=provenance.get("environments", {}),
-        evidence=by_id(provenance.get("evidence", CONFIGS / "evidence.csv")),
-        published=by_id(provenance.get("published", CONFIGS / "published.csv")),
+        evidence={key: row for key, row in evidence.items() if known(row.get("published"), as_of)},
+        published={key: row for key, row in published.items() if known(row.get("as_of"), as_of)},
         warnings=tuple(provenance.get("warnings", ())),
         files=load_all(Claim),
         gpus=gpus(),
