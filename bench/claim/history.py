@@ -24,14 +24,9 @@ UNIT = "fraction a year"
 
 
 def answer(claim: Claim, as_of: datetime.date = datetime.date.max) -> list[Finding]:
-    """A verdict for each period, and the change at each seller behind it. Raises ConfigError."""
+    """A verdict for each period. Raises ConfigError."""
     rows = history(as_of)
-    result = []
-    for period in claim.period:
-        found = changes(rows, period.gpu, period.term, period.since, period.until, period.least_months)
-        result.append(_verdict(claim, period, found))
-        result += [_change(claim, period, change) for change in found]
-    return result
+    return [_verdict(claim, p, changes(rows, p.gpu, p.term, p.since, p.until, p.least_months)) for p in claim.period]
 
 
 def _verdict(claim: Claim, period: Period, found: list[Change]) -> Finding:
@@ -47,21 +42,6 @@ def _verdict(claim: Claim, period: Period, found: list[Change]) -> Finding:
     probability = float(np.mean(medians < 0))
     decided = verdict(probability, claim.decision)
     return finding(claim, "verdict", **said, **quantiles(np.expm1(medians)), probability=probability, verdict=decided)
-
-
-def _change(claim: Claim, period: Period, change: Change) -> Finding:
-    ends = " to ".join(f"{row['usd_per_gpu_hour']:.4g} in {row['month']}" for row in (change.first, change.last))
-    return finding(
-        claim,
-        "finding",
-        definition=period.term,
-        subject=f"{period.name}: {name_of(change.provider)}",
-        p50=float(np.expm1(change.log)),
-        unit=f"fraction over {change.months} months",
-        basis="evidence",
-        rests_on=rest(change),
-        note=f"USD per GPU-hour {ends}: {change.first['what']}",
-    )
 
 
 def rest(change: Change) -> str:

@@ -183,7 +183,8 @@ class Provider:
     def __post_init__(self) -> None:
         require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}, got {self.kind!r}")
         seen: set[tuple[object, ...]] = set()
-        for row in (*self.price, *self.cpu_price, *self.owned):
+        rows: tuple[Price | CpuPrice | Owned, ...] = (*self.price, *self.cpu_price, *self.owned)
+        for row in rows:
             dated = (*row.offer, row.as_of)
             require(dated not in seen, "price", f"one price an offer and day; twice: {', '.join(map(str, dated))}")
             seen.add(dated)

@@ -1,6 +1,6 @@
 """What a GPU-hour has cost over time, and whether competition lowered it: the verdict of each period, a line a seller.
 
-A line is one product of one seller in one region (configs/price_history.csv). Sellers are not averaged: the list of them
+A line is one product of one seller in one region (configs/price_history.csv). Sellers are not averaged: their list
 changes from month to month, and an average would move with it.
 """
 
@@ -26,34 +26,34 @@ def chart(rows: Rows, layout: Layout) -> Any:
     """A panel a term, a line a seller; the longest known in colour with a shape, the rest in grey."""
     import altair as alt
 
-    mine = [row for row in rows if row["gpu"] == SHOWN]
+    mine = [row for row in rows if row["gpu"] == SHOWN and row["term"] in PANELS]
     spans = {key: Change(*key, line[0], line[-1]).months for key, line in series(mine).items()}
     longest = sorted(spans, key=lambda key: (-spans[key], key))
     named = list(dict.fromkeys(name_of(provider) for provider, _, _ in longest))[: len(COLOURS)]
     values = [
         {
-            "month": f"{row['month']}-15",
+            "month": row["month"],
             "usd": row["usd_per_gpu_hour"],
             "seller": name_of(row["provider"]),
             "shown": name_of(row["provider"]) if name_of(row["provider"]) in named else OTHERS,
             "panel": TERMS[row["term"]],
         }
-        for row in mine
-        if row["term"] in PANELS
+        for found in series(mine).values()
+        for row in turns(found)
     ]
-    scale = {"domain": [*named, OTHERS], "range": [*COLOURS[: len(named)], GREY]}
-    shapes = {"domain": [*named, OTHERS], "range": [*SHAPES[: len(named)], "circle"]}
+    domain = [*named, OTHERS]
+    colours, shapes = ([*each[: len(named)], last] for each, last in ((COLOURS, GREY), (SHAPES, "circle")))
     low, high = min(v["usd"] for v in values) / 1.15, max(v["usd"] for v in values) * 1.15
     y = alt.Y("usd:Q", title="USD per GPU-hour").scale(type="log", domain=[low, high], nice=False)
     base = alt.Chart().encode(
         x=alt.X("month:T", title=None).axis(format="%b %Y", tickCount=5, labelAngle=0, gridColor=PALE),
         y=y.axis(format="$~g", values=[1, 2, 3, 5, 8, 12]),
-        color=alt.Color("shown:N", title=None).scale(**scale),
+        color=alt.Color("shown:N", title=None).scale(domain=domain, range=colours),
         detail="seller:N",
     )
-    lines = base.mark_line(strokeWidth=1.5, interpolate="step-after")
+    lines = base.mark_line(strokeWidth=1.5)
     dots = base.mark_point(filled=True, size=28, opacity=1).encode(
-        shape=alt.Shape("shown:N", title=None).scale(**shapes),
+        shape=alt.Shape("shown:N", title=None).scale(domain=domain, range=shapes),
         tooltip=["seller:N", alt.Tooltip("month:T", format="%B %Y"), alt.Tooltip("usd:Q", format="$.2f")],
     )
     panels = [TERMS[term] for term in PANELS if any(row["term"] == term for row in mine)]
@@ -64,9 +64,18 @@ def chart(rows: Rows, layout: Layout) -> Any:
     return both.facet(data=alt.Data(values=values), facet=facet, columns=columns)
 
 
+def turns(found: Rows) -> Rows:
+    """A series without the months inside a stretch of one price: the same steps in fewer points."""
+    usd_each = [row["usd_per_gpu_hour"] for row in found]
+    ends = {0, len(found) - 1}
+    return [
+        r for i, r in enumerate(found) if i in ends or usd_each[i] != usd_each[i - 1] or usd_each[i] != usd_each[i + 1]
+    ]
+
+
 def table(rows: Rows) -> Table:
-    """Every series: first and last price, the change between them."""
-    lines = [line(key, found) for key, found in sorted(series(rows).items(), key=lambda item: (item[0][1], item[0]))]
+    """The series that are judged: first and last price, the change between them."""
+    lines = [line(key, found) for key, found in sorted(series(rows).items(), key=lambda item: (item[0][1:], item[0]))]
     columns = ("seller", "an hour of", "term", "product", ">first", ">last", ">change", "source of the last")
     return Table("Prices over time, one product of one seller a line", columns, tuple(lines), empty="No history.")
 
@@ -80,6 +89,12 @@ def line(key: tuple[str, str, str], found: Rows) -> Row:
     change = BLANK if len(found) == 1 else f"{'+' if moved > 0 else ''}{percent(moved)}"
     cells = (name_of(provider), phrase(gpu), TERMS[term], last["what"], *told, change, address(last["source"]))
     return Row(cells, id=history_id(f"{provider}/{gpu}/{term}"))
+
+
+def judged_of(material: Material) -> Rows:
+    """The history of every GPU that a claim has a period for."""
+    gpus = {period.gpu for claim in material.files.values() for period in claim.period}
+    return [row for row in material.history if row["gpu"] in gpus]
 
 
 def judged(material: Material) -> tuple[Text, ...]:
@@ -99,7 +114,7 @@ def judged(material: Material) -> tuple[Text, ...]:
 
 def section(material: Material) -> Section:
     """The verdicts, the chart, every series."""
-    rows = material.history
+    rows = judged_of(material)
     drawn = any(row["gpu"] == SHOWN and row["term"] in PANELS for row in rows)
     figure = Figure(
         "price_history",
@@ -108,6 +123,7 @@ def section(material: Material) -> Section:
         " above those of the others and hardly move.",
         lambda layout: chart(rows, layout),
     )
+    more = len(series(material.history)) - len(series(rows))
     early = len({row["provider"] for row in rows if row["month"] < "2026" and row["term"] == "on_demand"})
     return Section(
         id="history",
@@ -117,6 +133,7 @@ def section(material: Material) -> Section:
                 "The articles say that competition can pressure prices. A price falls where the median change over"
                 f" sellers is below zero in most resamplings of the sellers. Before 2026 only {early} are known here,"
                 " all of them large: what smaller sellers asked then is not in these figures."
+                f" configs/price_history.csv holds {more} series of other GPUs."
             ),
         ),
         bullets=judged(material),

@@ -93,6 +93,7 @@ def statement(row: Mapping[str, Any], files: Files) -> str:
     if claim:
         texts |= {item.name: item.text for item in claim.statement}
         texts |= {item.name: item.text for item in claim.comparison}
-        texts |= {item.name: item.text for item in (*claim.delivery, *claim.period)}
+        texts |= {item.name: item.text for item in claim.delivery}
+        texts |= {item.name: item.text for item in claim.period}
     words = texts.get(name) or phrase(name)
     return f"{words} ({rest})" if rest else words
