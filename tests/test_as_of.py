@@ -84,7 +84,7 @@ def test_the_report_says_its_day_and_what_it_knew_too_early(tmp_path):
     assert "public figures behind the claims were published after 2025-06-01" in late
     assert all(known(row["published"], THEN) for row in material.evidence.values())
     assert {row["id"] for row in material.evidence.values()} < {f"E{number:03}" for number in range(1000)}
-    assert max(row["month"] for row in material.history) == "2025-06"
+    assert max(row["month"] for row in material.history) == "2025-05"
     judged = {
         r["subject"]: r["verdict"] for r in made.claims if r["claim"] == "competition_lowers_prices" and r["verdict"]
     }

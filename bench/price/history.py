@@ -64,7 +64,7 @@ class Change:
 
 
 def history(as_of: datetime.date = datetime.date.max) -> list[dict[str, Any]]:
-    """Every month that had begun by `as_of`, in order. Raises ConfigError or ResultsError, naming file and line."""
+    """Every month that was over by `as_of`, in order. Raises ConfigError or ResultsError, naming file and line."""
     path = config.CONFIGS / "price_history.csv"
     rows = results.read_rows(path, COLUMNS) if path.is_file() else []
     gpus, seen, products = config.keys(config.Gpu), set(), dict[tuple[str, ...], str]()
@@ -88,7 +88,7 @@ def history(as_of: datetime.date = datetime.date.max) -> list[dict[str, Any]]:
         seen.add((*key, row["month"]))
         if (product := products.setdefault(key, row["what"])) != row["what"]:
             raise ConfigError(f"{where}: what: expected {product!r}, one product a series, got {row['what']!r}")
-    return sorted((row for row in rows if row["month"] <= f"{as_of:%Y-%m}"), key=lambda row: row["month"])
+    return sorted((row for row in rows if row["month"] < f"{as_of:%Y-%m}"), key=lambda row: row["month"])
 
 
 def series(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
