@@ -25,6 +25,7 @@ from typing import Any, ClassVar, TypeVar
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BACKENDS = ("reference", "compile", "triton", "best")  # as kernels/op.py has them
 PEERS = Path(__file__).resolve().parent / "peers" / "train"  # each file that builds a model is a backend of training
+SERVING_PEERS = PEERS.parent / "serve"  # and here of phase serve
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp4")
 T = TypeVar("T")
 
@@ -143,7 +144,16 @@ def load_all(kind: type[T]) -> dict[str, T]:
 
 def training_peers() -> tuple[str, ...]:
     """Backends `peer:<file>`: the files of bench/peers/train that build a whole model. Torch is not imported."""
-    found = sorted(path.stem for path in PEERS.glob("*.py") if "\ndef build(" in path.read_text(encoding="utf-8"))
+    return _building(PEERS)
+
+
+def serving_peers() -> tuple[str, ...]:
+    """The same of phase serve: the files of bench/peers/serve that build an engine."""
+    return _building(SERVING_PEERS)
+
+
+def _building(folder: Path) -> tuple[str, ...]:
+    found = sorted(path.stem for path in folder.glob("*.py") if "\ndef build(" in path.read_text(encoding="utf-8"))
     return tuple(f"peer:{stem}" for stem in found)
 
 
@@ -196,7 +206,8 @@ class Group:
         require(self.limit_s > 0, "limit_s", f"a positive time, got {self.limit_s}")
         require(bool(self.workloads) and bool(self.backends), "workloads", "at least one, and at least one backend")
         for backend in self.backends:
-            known = training_peers() if backend.startswith("peer:") else BACKENDS
+            peers = dict.fromkeys((*training_peers(), *serving_peers()))
+            known = tuple(peers) if backend.startswith("peer:") else BACKENDS
             require(backend in known, "backends", f"each one of {', '.join(known)}, got {backend!r}")
 
 

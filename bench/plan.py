@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEASURING_HALF = (
     *("bench/*.py", "bench/measure/*.py", "bench/model/*.py", "bench/workloads/*.py"),
     *("bench/traffic/*.py", "bench/points/*.py", "bench/client/*.py", "bench/serving/*.py"),
-    *("kernels/*.py", "bench/peers/train/*.py"),
+    *("kernels/*.py", "bench/peers/train/*.py", "bench/peers/serve/*.py"),
 )
 CHOICES = ("configs/tuning/*.csv", "configs/best.csv", "results/local/tuning.csv", "results/local/best.csv")
 
@@ -73,7 +73,8 @@ class Cell:
             return "bench.kernels.op:why_not", {"backend": self.backend}
         asked = self.request()["arguments"]
         asked.pop("layers")
-        return "bench.peers.train.found:why_not", asked | {"device": device}
+        folder = "serve" if self.workload.phase == "serve" else "train"
+        return f"bench.peers.{folder}.found:why_not", asked | {"device": device}
 
     def columns(self) -> dict[str, Any]:
         """The columns of cells.csv known before measuring."""

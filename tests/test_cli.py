@@ -133,4 +133,4 @@ def test_ctrl_c_exits_130_and_leaves_no_process_behind(tmp_path):
 
 def test_dry_run_prints_the_plan_and_measures_nothing(tmp_path):
     answer = bench("run", "--suite", "smoke", "--dry-run", "--out", tmp_path)
-    assert answer.returncode == 0 and "plan: 15 cells" in answer.stderr and not list(tmp_path.iterdir())
+    assert answer.returncode == 0 and "plan: 16 cells" in answer.stderr and not list(tmp_path.iterdir())

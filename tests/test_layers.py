@@ -52,7 +52,7 @@ MAY = {
     "crew": {"measure"},
     "display": {"config", "plan", "points"},
     "tune": {"config", "results", "kernels", "measure"},
-    "peers": {"config", "kernels"},
+    "peers": {"config", "kernels", "measure"},
     "kernel_results": {"results"},
     "price": {"config", "results", "runs"},
     "claim": {"config", "results", "price"},

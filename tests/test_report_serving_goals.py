@@ -6,7 +6,7 @@ import pytest
 import report_rows
 import serving_rows as made
 
-from bench import config
+from bench import config, results, serving_results
 from bench.architecture import Model
 from bench.report import serving_goals
 from bench.report.serving_goals import find, goals
@@ -33,8 +33,8 @@ def reached(workload, tmp_path, cells=(), points=(), measure=None):
     return find(goal, made.material(tmp_path, list(cells), list(points)))
 
 
-# Workloads whose goals were set and that nothing here serves yet.
-PENDING = {"serve_1k_1k", "serve_lm_arena", "client_load"}
+# No workload of a suite: tests/perf measures it, results/client_load.csv records it.
+APART = {"client_load"}
 
 
 def test_the_shipped_goals_name_things_that_exist():
@@ -43,7 +43,7 @@ def test_the_shipped_goals_name_things_that_exist():
     for goal in goals():
         assert goal.measure in serving_goals.MEASURES and goal.why, goal
         assert goal.model in (None, *config.keys(Model)), goal
-        if goal.workload not in PENDING:
+        if goal.workload not in APART:
             assert goal.workload in config.keys(Workload) and f'"{goal.workload}"' in suite, goal
 
 
@@ -106,3 +106,15 @@ def test_a_rate_without_its_point_is_not_measured(tmp_path):
     found = reached("serve_lm_arena", tmp_path, [made.served(name)], [made.closed(8, name)])
     assert found.value is None and found.verdict[0] == "not measured"
     assert serving_goals.summary([found], [{}]) == "0 of 0 goals measured are met; 1 are not measured."
+
+
+def test_the_client_is_held_against_what_was_last_recorded_of_it_on_one_core(tmp_path):
+    held = {"transport": "ours", "shards": 1, "streams": 1999.0, "failed_by_status": "none", "client_lag_ratio": 0.03}
+    rows = [{**held, "client_lag_ratio": 0.5}, held]
+    rows += [{**held, "client_lag_ratio": 0.001, **other} for other in ({"shards": 2}, {"streams": 500.0})]
+    (goal,) = [goal for goal in goals() if goal.workload == "client_load"]
+    found = find(goal, made.material(tmp_path, [], [], client_load=rows))
+    assert found.value == 0.03 and found.verdict[0] == "missed by 50%"
+    assert "a CPU" in serving_goals.line(found).cells
+    recorded = results.read_rows(results.ROOT / "results" / "client_load.csv", serving_results.CLIENT_LOAD)
+    assert recorded and find(goal, made.material(tmp_path, [], [], client_load=recorded)).value

@@ -340,3 +340,13 @@ def test_a_mix_whose_shares_do_not_sum_to_one_is_refused():
         dataclasses.replace(mix, parts=mix.parts[1:])
     with pytest.raises(ConfigError, match="did you mean api_2025"):
         config.load(Mix, "api_2026")
+
+
+def test_fixed_lengths_are_exact_and_published_ones_come_out():
+    for scale, length in ((1.0, 1024), (1 / 32, 32)):
+        made = plan(traffic("fixed_1k_1k"), 50, 3, scale=scale, max_context=2 * length)
+        sizes = {(r.input_tokens, r.output_tokens, r.shared_tokens) for r in made.requests}
+        assert sizes == {(length, length, 0)} and made.clipped_share == 0
+    inputs, outputs = lengths(plan(traffic("lm_arena"), 30_000, 1, max_context=8192).requests)
+    assert outputs.mean() == pytest.approx(395.54, rel=0.02) and outputs.max() <= 4096  # ml-energy/leaderboard 0cd52da
+    assert inputs.mean() == pytest.approx(2 * 69.5 + 214.5, rel=0.03)  # two turns on average, the answers between them

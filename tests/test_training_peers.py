@@ -78,7 +78,7 @@ def test_the_folder_listing_is_the_registry(tmp_path, monkeypatch):
     assert config.training_peers() == ("peer:mine",)
     config.Group(workloads=("a",), backends=("peer:mine",))
     with pytest.raises(ValueError, match="backends"):
-        config.Group(workloads=("a",), backends=("peer:transformers",))
+        config.Group(workloads=("a",), backends=("peer:liger",))
     with pytest.raises(ValueError, match="no training peer 'peer:liger'"):
         found.peer("peer:liger")
 

@@ -1,8 +1,9 @@
-"""Drive the embedded engine: requests become due, the engine steps, tokens are noted, until all ended or time is up.
+"""Drive an engine of this process: requests become due, it steps, tokens are noted, until all ended or time is up.
 
 As generator.py does over a network: who is due when, dues.py says. Here client and
 engine are one process, so a request that becomes due during a step waits for its end, as it would in a server's queue:
-it counts as sent when it was due, and no client is ever late.
+it counts as sent when it was due, and no client is ever late. The engine is ours (engine.py), or a peer's
+(bench/peers/serve), which may compute in a thread of its own: then a step is a short wait for what it has to say.
 """
 
 from __future__ import annotations
@@ -10,21 +11,77 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from threading import Event
+from typing import Protocol
 
 import numpy as np
 
 from bench.measure.clock import now
 from bench.points.course import Course, in_flight
-from bench.serving.engine import Engine
+from bench.points.steps import Step
 from bench.serving.request import Request
 from bench.traffic.dues import Dues
 from bench.traffic.records import CUT, Planned, Record
 
 REFUSED = "refused"
+FAILED = "failed"
+
+
+class Token(Protocol):
+    """A request has one more token."""
+
+    @property
+    def number(self) -> int:
+        """The request's."""
+
+    @property
+    def at_s(self) -> float:
+        """On the host's clock."""
+
+    @property
+    def last(self) -> bool:
+        """Whether the request has ended with it."""
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Of its prompt, found in the prefix cache; None: not told."""
+
+
+class Driven(Protocol):
+    """What drives like our engine. `steps` stays empty where an engine tells none."""
+
+    steps: list[Step]
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Requests it runs at once."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it serves no more, in one line, or None: whatever is open then has failed."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+
+    @property
+    def cache_size(self) -> tuple[int, int]:
+        """Blocks of the paged cache, and their bytes."""
+
+    def begin(self) -> None:
+        """Be ready, with an empty prefix cache: called before each load."""
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises ValueError where it refuses it."""
+
+    def step(self) -> Sequence[Token]:
+        """Go on; the tokens that have become known meanwhile, in order."""
+
+    def clear(self) -> None:
+        """Forget every unfinished request."""
 
 
 def drive(
-    engine: Engine,
+    engine: Driven,
     planned: Sequence[Planned],
     tokens: Callable[[Planned], np.ndarray],
     *,
@@ -36,6 +93,8 @@ def drive(
 ) -> Course:
     """Send all of `planned` to an idle engine; at `deadline_s` what is still running is cut, and the engine emptied.
 
+    The same happens as soon as the engine fails, and what is open has failed with it.
+
     `begin_s`: the instant of the clock that times are counted from; None: now.
     """
     dues, course, open_records = Dues(planned, concurrency), Course(), dict[int, Record]()
@@ -43,7 +102,7 @@ def drive(
     engine.steps.clear()
     sleeper = Event()
 
-    while (at_s := now() - begin_s) < deadline_s:
+    while engine.failure is None and (at_s := now() - begin_s) < deadline_s:
         while (next_s := dues.next_s) is not None and next_s <= at_s:
             due_s, one = dues.take()
             record = Record(one.number, due_s, due_s, one.input_tokens, one.output_tokens)
@@ -61,11 +120,11 @@ def drive(
             sleeper.wait(min(next_s, deadline_s) - at_s)
             continue
         for token in engine.step():
-            record = open_records[token.request.number]
+            record = open_records[token.number]
             token_s = token.at_s - begin_s
             record.token_s.append(token_s)
             record.output_tokens += 1
-            record.cached_tokens = token.request.cached_tokens
+            record.cached_tokens = token.cached_tokens
             if record.first_token_s is None:
                 record.first_token_s = token_s
             if token.last:
@@ -73,10 +132,12 @@ def drive(
                 del open_records[record.number]
                 dues.ended(record.number, token_s)
     course.end_s = now() - begin_s
-    course.max_num_seqs = engine.scheduler.max_num_seqs
-    course.in_flight = in_flight(course.records)
+    course.max_num_seqs = engine.max_num_seqs
     for record in open_records.values():
         record.status = CUT
+        if engine.failure is not None:
+            record.status, record.reason, record.end_s = FAILED, engine.failure, course.end_s
+    course.in_flight = in_flight(course.records)
     engine.clear()
     course.steps = [dataclasses.replace(step, start_s=step.start_s - begin_s) for step in engine.steps]
     return course

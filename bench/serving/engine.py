@@ -18,13 +18,14 @@ from bench.serving.runner import Launched, Runner
 from bench.serving.scheduler import Scheduler
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """A request has one more token."""
 
-    request: Request
+    number: int  # the request's
     at_s: float
     last: bool
+    cached_tokens: int | None  # of its prompt, found in the prefix cache
 
 
 @dataclass
@@ -35,7 +36,22 @@ class Engine:
     runner: Runner
     ahead: bool = True  # plan a step before the one before it has ended
     steps: list[Step] = field(default_factory=list)
+    failure: str | None = None  # it raises what goes wrong
     _flying: Launched | None = None
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Requests it runs at once."""
+        return self.scheduler.max_num_seqs
+
+    @property
+    def cache_size(self) -> tuple[int, int]:
+        """Blocks of the paged cache, and their bytes."""
+        return self.scheduler.blocks.count, self.runner.cache.bytes
+
+    def begin(self) -> None:
+        """Empty the prefix cache."""
+        self.scheduler.blocks.forget()
 
     @property
     def busy(self) -> bool:
@@ -74,7 +90,8 @@ class Engine:
         at = now()
         found = []
         for piece, value in zip((p for p in launched.pieces if p.samples), values, strict=True):
-            found.append(Token(piece.request, at, self.accept(piece.request, value)))
+            request = piece.request
+            found.append(Token(request.number, at, self.accept(request, value), request.cached_tokens))
         self._log(launched, at, device_s)
         return found
 

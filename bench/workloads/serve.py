@@ -1,4 +1,4 @@
-"""Serve: the embedded engine under one class of traffic or one mix: the ladder of points/ladder.py."""
+"""Serve: an engine in this process under one class of traffic or one mix: the ladder of points/ladder.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 from bench.measure.clock import now
 from bench.model.subject import Subject
+from bench.peers.serve import found as peers
 from bench.points.course import Course
 from bench.points.ladder import Ladder, row, tables
 from bench.serving import build as serving
-from bench.serving.embedded import drive
+from bench.serving.embedded import Driven, drive
 from bench.serving.weights import quantise
 from bench.traffic.prompts import Prompts
 from bench.traffic.records import Planned
@@ -24,6 +25,7 @@ class Serve(Subject):
     """See measure/cell.py for what these names mean, and points/ladder.py for a server's."""
 
     most_input_tokens = None
+    engine: Driven
 
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
@@ -54,7 +56,7 @@ class Serve(Subject):
         """One load, from an empty prefix cache."""
         o, course = self.options, Course()
         prompts = Prompts(self.model.vocab, seed, asked)
-        self.engine.scheduler.blocks.forget()
+        self.engine.begin()
         begun = now()
 
         def run() -> None:
@@ -67,13 +69,35 @@ class Serve(Subject):
         joules, board = self.watch(run)
         course.joules = lambda start_s, end_s: joules(begun + start_s, begun + end_s)
         course.board = board
-        cache = self.engine.runner.cache
-        course.beside = {
-            "token_source": "engine",
-            "kv_cache_blocks": self.engine.scheduler.blocks.count,
-            "kv_cache_bytes": cache.bytes,
-        }
+        blocks, cache_bytes = self.engine.cache_size
+        course.beside = {"token_source": "engine", "kv_cache_blocks": blocks, "kv_cache_bytes": cache_bytes}
         return course
 
 
-build = Serve
+class PeerServe(Serve):
+    """The same load on another project's engine (bench/peers/serve)."""
+
+    def check(self) -> tuple[float, float, str]:
+        file = peers.peer(self.backend)
+        error, tolerance, shape = file.check(self.model, self.workload, self.device)
+        return error, self.workload.tolerance or tolerance, shape
+
+    def prepare(self) -> None:
+        file = peers.peer(self.backend)
+        self.engine = self.peer = file.build(self.model, self.workload, self.device, self.layers)
+
+    def measure(self, seconds: float, watch: Watch) -> dict[str, Any]:
+        """The other project's version and settings beside what Serve measures; its threads end in any case."""
+        try:
+            return super().measure(seconds, watch) | {"ops_ran": self.ops_ran()}
+        finally:
+            self.engine.clear()
+
+    def ops_ran(self) -> str | None:
+        return str(self.peer.described()) if hasattr(self, "peer") else None
+
+
+def build(backend: str, **arguments: Any) -> Serve:
+    """Ours, or with backend `peer:<name>` another project's."""
+    kind = PeerServe if backend.startswith("peer:") else Serve
+    return kind(backend=backend, **arguments)

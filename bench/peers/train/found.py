@@ -64,9 +64,15 @@ class Network(Protocol):
 
 def peer(backend: str) -> Any:
     """The file of backend `peer:<file>`. Raises ValueError where there is none."""
-    if backend not in config.training_peers():
-        raise ValueError(f"no training peer {backend!r}; known: {', '.join(config.training_peers())}")
+    if reason := unknown(backend):
+        raise ValueError(reason)
     return importlib.import_module(f"bench.peers.train.{backend.removeprefix('peer:')}")
+
+
+def unknown(backend: str) -> str | None:
+    """Why no file trains as this backend, or None."""
+    known = config.training_peers()
+    return None if backend in known else f"no training peer {backend!r}; known: {', '.join(known)}"
 
 
 def why_not(backend: str, model: dict[str, Any], workload: dict[str, Any], device: str) -> str | None:
@@ -76,7 +82,7 @@ def why_not(backend: str, model: dict[str, Any], workload: dict[str, Any], devic
     """
     asked = Model(**model), Workload(**workload), torch.device(device)
     try:
-        reason: str | None = peer(backend).why_not(*asked)
+        reason: str | None = unknown(backend) or peer(backend).why_not(*asked)
     except (Exception, SystemExit) as error:
         reason = f"does not import: {one_line(error)}"
     return reason and reason[:200]
