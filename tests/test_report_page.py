@@ -22,7 +22,7 @@ from bench.report import build
 from bench.report.drawing import SCRIPT
 
 CHROMIUM = Path("/usr/bin/chromium")
-CHARTS = ("share_by_year", "cost_serving", "cost_training", "break_even", "roofline", "sensitivity")
+CHARTS = ("share_by_year", "cost_serving", "cost_training", "price_history", "break_even", "roofline", "sensitivity")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from bench.claim.verdict import Finding, finding, quantiles, verdict
 from bench.price.history import PREFIX, Change, changes, history, name_of
 
 LEAST_SELLERS = 3
-UNIT = "fraction a year"
+UNIT = "fraction of the price a year"
 
 
 def answer(claim: Claim, as_of: datetime.date = datetime.date.max) -> list[Finding]:

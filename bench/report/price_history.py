@@ -32,7 +32,7 @@ def chart(rows: Rows, layout: Layout) -> Any:
     named = list(dict.fromkeys(name_of(provider) for provider, _, _ in longest))[: len(COLOURS)]
     values = [
         {
-            "month": row["month"],
+            "month": f"{row['month']}-15",  # mid-month: no time zone moves it into another
             "usd": row["usd_per_gpu_hour"],
             "seller": name_of(row["provider"]),
             "shown": name_of(row["provider"]) if name_of(row["provider"]) in named else OTHERS,
