@@ -50,7 +50,13 @@ def point(name: str, users: float, cell: str, **values: Any) -> dict[str, Any]:
     """A row of points.csv. Every user has 10 requests a second; interactivity falls as users grow."""
     base = {
         **{"cell": cell, "point": name, "n_gpus": 1, "requests": 1000, "requests_completed": 1000},
-        **{"window_s": 20.0, "window_requests": 800, "sub_windows": 8, "output_tokens_per_s": 100.0 * users},
+        **{
+            "window_start_s": 0.0,
+            "window_s": 20.0,
+            "window_requests": 800,
+            "sub_windows": 8,
+            "output_tokens_per_s": 100.0 * users,
+        },
         **{"output_tokens_per_s_low": 95.0 * users, "output_tokens_per_s_high": 105.0 * users},
         **{"input_tokens_per_s": 1000.0 * users, "cached_input_tokens_per_s": 400.0 * users},
         **{"requests_per_s": 10.0 * users, "interactivity_tokens_per_s": 100 / (1 + users / 16)},
@@ -69,7 +75,7 @@ def steps(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
         made.row(
             serving_results.STEPS,
             **{"cell": one["cell"], "point": one["point"], "prefill_tokens": prefill, "decode_sequences": decode},
-            **{"duration_s": 1e-6 * prefill + 1e-4 * decode, "kv_tokens": 0, "decode_kv_tokens": 0},
+            **{"start_s": 1.0, "duration_s": 1e-6 * prefill + 1e-4 * decode, "kv_tokens": 0, "decode_kv_tokens": 0},
             **{"cached_blocks": 200, "lookup_s": 0.0},
         )
         for one in points

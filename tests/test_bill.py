@@ -101,13 +101,22 @@ def test_a_run_folder_is_billed_point_by_point(tmp_path):
     run.mkdir()
     (run / "environment.json").write_text(json.dumps({"device_memory_bytes": 80e9}))
     ids = {"cell": "m/serve_chat/triton"}
-    made = [{**ids, "point": name, **point(window_s=10.0)} for name in ("concurrency=1", "concurrency=8")]
-    made.append({**ids, "point": "rate=9", **point(window_s=10.0, void="Little's law")})
+    steady = {"window_start_s": 5.0, "window_s": 10.0}
+    made = [{**ids, "point": name, **point(**steady)} for name in ("concurrency=1", "concurrency=8")]
+    made.append({**ids, "point": "rate=9", **point(**steady, void="Little's law")})
     made.append({**ids, "point": "rate=10", **point(window_s=None)})
     results.write(run / "points.csv", serving_results.POINTS, made)
-    taken = [{**ids, "point": one["point"], **s} for one in made for s in steps(np.random.default_rng(5), 50)]
+    drawn = steps(np.random.default_rng(5), 50)
+    taken = [{**ids, "point": one["point"], "start_s": 6.0, **s} for one in made for s in drawn]
+    # prompts read while the server filled up, and after it was counted: nobody's of the window
+    outside = {"prefill_tokens": 10**6, "decode_sequences": 0, "kv_tokens": 10**6, "decode_kv_tokens": 0}
+    outside |= {"duration_s": 9.0, "cached_blocks": 0, "lookup_s": 0.0}
+    taken += [{**ids, "point": one["point"], "start_s": at_s, **outside} for one in made for at_s in (1.0, 16.0)]
     results.write(run / "steps.csv", serving_results.STEPS, taken)
     found = bill.bills(run)
     assert [row["point"] for row in found] == ["concurrency=1", "concurrency=8"]
     assert set(found[0]) == set(bill.COLUMNS)
+    whole = bill.bill(point(**steady), drawn, 80e9)
+    assert found[0]["input_share"] == pytest.approx(whole["input_share"], rel=1e-4)
+    assert found[0]["fit_error"] == pytest.approx(0, abs=1e-4)
     assert bill.bills(tmp_path) == []

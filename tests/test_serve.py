@@ -42,7 +42,7 @@ def arguments(**changes) -> dict:
 
 def test_a_cell_serves_its_ladder_and_every_file_takes_its_rows(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")  # which refuses to be timed; nothing here is a kernel of ours
-    answer = run("bench.workloads.serve:build", arguments(goodput_search=8), "cpu", 9.0)
+    answer = run("bench.workloads.serve:build", arguments(goodput_search=8), "cpu", 15.0)
     assert answer["status"] == "ok", (answer.get("reason"), answer.get("tables", {}).get("points"))
     tables = answer["tables"]
     names = [point["point"] for point in tables["points"]]

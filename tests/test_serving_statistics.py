@@ -63,7 +63,8 @@ def test_a_request_that_is_cut_is_in_flight_to_the_end():
 
 def test_gaps_belong_to_the_window_they_end_in():
     told = record(0, 0.0, first=1.0, end=4.0, token_s=[1.0, 1.5, 3.0, 3.2])
-    assert window.gaps([told, record(1, 0.0, first=2.0, end=2.5)], Window(1.2, 3.1)).tolist() == [0.5, 1.5]
+    assert window.gaps([told, record(1, 0.0, first=2.0, end=2.5)], Window(1.2, 3.1))[0].tolist() == [0.5, 1.5]
+    assert window.gaps([told, told, record(1, 0.0, first=2.0, end=2.5)], Window(1.2, 3.1))[1] == 2, "of two answers"
 
 
 def test_too_few_requests_give_a_flag_and_no_numbers():
@@ -94,7 +95,8 @@ def test_rates_of_a_steady_server_are_exact():
     assert point.cached_input_tokens_per_s == pytest.approx(0.4 * point.input_tokens_per_s)
     assert point.total_tokens_per_s == pytest.approx(point.input_tokens_per_s + point.output_tokens_per_s)
     assert point.interactivity_tokens_per_s == pytest.approx(20)
-    assert point.itl_s_p99 == pytest.approx(0.05)
+    assert point.itl_s_p95 == pytest.approx(0.05)
+    assert point.itl_s_p99 is None, "thousands of gaps, but of fewer than 368 answers"
     assert point.void == () and point.saturated is None
     records[100].cached_tokens = None
     assert summarise(records, in_flight(records), concurrency=8).cached_input_tokens_per_s is None

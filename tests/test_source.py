@@ -1,5 +1,6 @@
 """Where a load's requests come from: a class, a mix, or the lines of a trace file as they stand."""
 
+import itertools
 import json
 
 import numpy as np
@@ -55,28 +56,24 @@ def test_clipping_a_trace_is_told(tmp_path):
     assert drawn.clipped == 34 and drawn.lost_tokens == sum(110 + 2 * n - 120 for n in range(6, 40))
 
 
-def test_a_closed_loop_of_sessions_keeps_prefixes_and_turns_and_takes_no_arrivals(tmp_path):
+def test_turns_and_prefixes_of_a_trace_are_kept(tmp_path):
     replay = source("agentic", [agents(tmp_path)])
-    drawn = replay.plan(6, 0, sessions=3, most_think_s=1.0).requests
-    assert [one.input_tokens for one in drawn] == [64, 128] * 3, "the first two turns of each of three"
-    assert [one.number for one in drawn] == list(range(6))
-    for first, second in zip(drawn[::2], drawn[1::2], strict=True):
-        assert first.after is None and first.arrival_s is None
-        assert (second.after, second.prefix_of, second.shared_tokens, second.think_s) == (
-            first.number,
-            first.number,
-            64,
-            1,
-        )
-    assert source("chat", [azure(tmp_path)]).plan(4, 0, sessions=2).requests[0].arrival_s is None
+    drawn = replay.plan(6, 0, most_think_s=1.0).requests
+    assert [one.number for one in drawn] == list(range(6)) and drawn[0].after is None
+    for first, second in itertools.pairwise(drawn[:5]):
+        assert second.after == second.prefix_of == first.number
+        assert (second.shared_tokens, second.think_s) == (first.input_tokens, 1.0)
 
 
-def test_a_trace_without_times_says_so(tmp_path):
+def test_a_trace_or_a_class_without_times_arrives_as_poisson(tmp_path):
     path = tmp_path / "vidur.csv"
-    path.write_text("num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3772,54,3826,69.85\n")
-    replay = source("batch", [path])
-    with pytest.raises(ConfigError, match=r"vidur\.csv: says nothing of arrivals; expected"):
-        replay.scheduled(replay.plan(1, 0).requests, 1.0, "trace", 0)
+    path.write_text("num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n" + "72,54,126,69.85\n" * 500)
+    for one in (source("batch", [path]), source("batch"), source("agentic")):
+        assert one.process("trace") == "poisson" and one.process("gamma") == "gamma"
+        due = [r.arrival_s for r in one.scheduled(one.plan(500, 0).requests, 2.0, "trace", 0) if r.after is None]
+        gaps = np.diff(due)
+        assert len(due) < 30 or (gaps.mean() == pytest.approx(0.5, rel=0.2) and 0.8 < gaps.std() / gaps.mean() < 1.2)
+    assert source("chat").process("trace") == "trace"
 
 
 def test_a_mix_is_known_by_its_key_and_keeps_each_class_s_bursts():

@@ -169,9 +169,9 @@ def test_another_rate_stretches_the_clock_and_nothing_else():
 
 
 def test_later_turns_of_a_closed_loop_get_no_time_of_their_own():
-    found = scheduled(plan(traffic("agentic"), 500, 0, sessions=10).requests, 2.0, "poisson", 0)
+    found = scheduled(plan(traffic("agentic"), 500, 0).requests, 2.0, "poisson", 0)
     assert all((r.arrival_s is None) == (r.after is not None) for r in found)
-    assert sum(r.after is None for r in found) >= 10
+    assert 1 < sum(r.after is None for r in found) < 100
 
 
 @pytest.mark.parametrize(
@@ -258,12 +258,6 @@ def test_scaled_lengths_keep_their_shape():
         assert tiny.input_tokens == pytest.approx(full.input_tokens / 100, abs=0.51)
         assert tiny.shared_tokens <= full.shared_tokens / 100
     assert hit_share(small, 1) == pytest.approx(hit_share(whole, 512), rel=0.03)
-
-
-def test_as_many_sessions_as_users_are_planned():
-    requests = plan(traffic("agentic"), 200, 0, sessions=8).requests
-    turns = Counter(r.session for r in requests)
-    assert len(turns) >= 8 and max(turns.values()) <= 25
 
 
 # ---------------------------------------------------------------- mixes

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import multiprocessing.connection
 import resource
 from collections.abc import Callable, Coroutine, Sequence
@@ -48,12 +49,14 @@ def drive(
     *,
     concurrency: int | None = None,
     deadline_s: float,
+    until_s: float = math.inf,
     start: Callable[[], float] = now,
     stop: multiprocessing.connection.Connection | None = None,
 ) -> Run:
     """Send all of `planned`, the prompts made by `text` beforehand, and wait for the answers.
 
-    At `deadline_s` after the start, on Ctrl-C, or when `stop` has something to read, requests in flight are cut.
+    Once all that was due by `until_s` has ended, at `deadline_s` after the start, on Ctrl-C, or when `stop` has
+    something to read, requests in flight are cut.
     `start` is asked once all is prepared for the instant to begin at, on `clock.now`. Raises ValueError, one line, on a
     plan or an endpoint that cannot be driven.
     """
@@ -67,7 +70,7 @@ def drive(
     gc.collect()
     gc.disable()
     try:
-        return asyncio.run(_Drive(endpoint, planned, bodies, concurrency, deadline_s).run(start, stop))
+        return asyncio.run(_Drive(endpoint, planned, bodies, concurrency, deadline_s, until_s).run(start, stop))
     finally:
         if collecting:
             gc.enable()
@@ -106,8 +109,9 @@ class _Drive:
         bodies: dict[int, bytes],
         concurrency: int | None,
         deadline_s: float,
+        until_s: float,
     ):
-        self.endpoint, self.bodies, self.deadline_s = endpoint, bodies, deadline_s
+        self.endpoint, self.bodies, self.deadline_s, self.until_s = endpoint, bodies, deadline_s, until_s
         self.dues = Dues(planned, concurrency)
         self.left = len(planned)  # not ended yet
         self.idle: list[Client] = []
@@ -203,10 +207,16 @@ class _Drive:
         self.wake.set()
         if not self.left:
             self.over.set()
+        self._look()
         if record.status in (OK, UNCOUNTED):
             self.idle.append(client)
         else:
             await client.aclose()
+
+    def _look(self) -> None:
+        """Whether all that was due by `until_s` has ended."""
+        if self.clock() >= self.until_s and not any(due_s <= self.until_s for _, _, due_s in self.busy.values()):
+            self.over.set()
 
     async def _sample(self) -> None:
         tick = 0
@@ -216,6 +226,7 @@ class _Drive:
             at_s = self.clock()
             self.samples.append((at_s, len(self.busy)))
             self.lags.append(at_s - due_s)
+            self._look()
             tick = max(tick + 1, int(at_s * TICKS_PER_S))
 
     async def _cut(self) -> None:

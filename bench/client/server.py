@@ -65,17 +65,20 @@ class Server:
     and repeat those of an earlier run only with its seed.
     """
 
-    most_input_tokens: int | None = MOST_INPUT_TOKENS
+    most_input_tokens: float = MOST_INPUT_TOKENS
 
     def __init__(self, endpoint: Endpoint, seed: int, *, shards: int = 1):
         self.endpoint, self.seed, self.shards = endpoint, seed, shards
         self.calibration: Calibration = calibrate(endpoint, seed)
 
-    def serve(self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, deadline_s: float) -> Course:
+    def serve(
+        self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, until_s: float, limit_s: float
+    ) -> Course:
         """One load. Raises ValueError, one line, on one that cannot be driven."""
         text: Callable[[Planned], str] = Prompts(asked, self.calibration, self.seed + seed)
         shards = self.shards if concurrency is None else min(self.shards, concurrency)
-        run = drive_sharded(self.endpoint, asked, text, shards=shards, concurrency=concurrency, deadline_s=deadline_s)
+        times = {"until_s": until_s, "deadline_s": limit_s}
+        run = drive_sharded(self.endpoint, asked, text, shards=shards, concurrency=concurrency, **times)
         course = Course(run.records, run.in_flight, end_s=run.end_s, interrupted=run.interrupted, notes=run.notes)
         achieved = shortfall(asked, run.records)
         course.beside = {

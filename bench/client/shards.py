@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -39,10 +40,11 @@ def drive_sharded(
     shards: int,
     concurrency: int | None = None,
     deadline_s: float,
+    until_s: float = math.inf,
 ) -> Run:
     """`drive`, spread over `shards` processes; `text` must be picklable."""
     if shards < 2:
-        return drive(endpoint, planned, text, concurrency=concurrency, deadline_s=deadline_s)
+        return drive(endpoint, planned, text, concurrency=concurrency, deadline_s=deadline_s, until_s=until_s)
     check(planned, concurrency)
     endpoint.key()
     dealt = deal(planned, shards)
@@ -53,7 +55,7 @@ def drive_sharded(
     for index, share in enumerate(dealt):
         mine, theirs = spawn.Pipe()
         places = None if concurrency is None else concurrency // shards + (index < concurrency % shards)
-        arguments = (theirs, endpoint, share, text, places, deadline_s)
+        arguments = (theirs, endpoint, share, text, places, deadline_s, until_s)
         process = spawn.Process(target=_shard, args=arguments, daemon=True)
         process.start()
         theirs.close()
@@ -88,6 +90,7 @@ def _shard(
     text: Callable[[Planned], str],
     concurrency: int | None,
     deadline_s: float,
+    until_s: float,
 ) -> None:
     """One process: make the prompts, wait for the start, drive, answer with the run, or with the error's one line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -97,7 +100,8 @@ def _shard(
         return float(pipe.recv())
 
     try:
-        run = drive(endpoint, share, text, concurrency=concurrency, deadline_s=deadline_s, start=start, stop=pipe)
+        times = {"deadline_s": deadline_s, "until_s": until_s}
+        run = drive(endpoint, share, text, concurrency=concurrency, **times, start=start, stop=pipe)
         pipe.send(run)
     except (EOFError, BrokenPipeError):
         return

@@ -16,7 +16,8 @@ class Course:
     """One load point. Seconds since its start."""
 
     records: list[Record] = field(default_factory=list)
-    in_flight: list[tuple[float, int]] = field(default_factory=list)  # (when, requests sent and not ended)
+    # (when, requests sent and not ended), counted apart from the records: Little's law holds the two together
+    in_flight: list[tuple[float, int]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)  # of an engine that tells them
     end_s: float = 0.0
     interrupted: bool = False  # by Ctrl-C: what was open is cut, and no further load is wanted
@@ -27,9 +28,7 @@ class Course:
     beside: dict[str, Any] = field(default_factory=dict)  # columns of points.csv that no record shows
 
 
-def in_flight(records: Sequence[Record]) -> list[tuple[float, int]]:
-    """How many requests were sent and not ended, after each change."""
-    changes = [(record.sent_s, 1) for record in records]
-    changes += [(record.end_s, -1) for record in records if record.end_s is not None]
-    changes.sort()
-    return list(zip((at_s for at_s, _ in changes), accumulate(by for _, by in changes), strict=True))
+def counted(changes: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """(when, how many are in flight from then on), from (when, how many more)."""
+    ordered = sorted(changes)
+    return list(zip((at_s for at_s, _ in ordered), accumulate(by for _, by in ordered), strict=True))

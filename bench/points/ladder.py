@@ -20,16 +20,16 @@ from bench.points.course import Course
 from bench.points.point import SLO, Point
 from bench.points.search import Outcome, goodput_search
 from bench.points.summarise import by_class, steady_window, summarise
+from bench.points.window import members
 from bench.serving_results import KEPT
 from bench.traffic.records import CUT, OK, Planned, Record
+from bench.traffic.seats import seated
 from bench.traffic.source import Source
 from bench.workload import Serving
 
 MOST_REQUESTS = 20_000  # planned for one point
 SEARCHED = (0.2, 1.3)  # shares of the ladder's best that a goodput search looks between
-DRAIN_S = 30.0  # that a trial may take longer than its arrivals
 FASTEST_PER_S = 200.0  # requests a second that one user of a server is planned to get through at most
-PROBED = 256  # requests that the mean prompt is taken from
 Tables = dict[str, list[dict[str, Any]]]
 
 
@@ -37,11 +37,17 @@ class Server(Protocol):
     """Whatever answers requests: the embedded engine, a peer's, somebody's over a network."""
 
     @property
-    def most_input_tokens(self) -> int | None:
-        """Of all prompts planned for one closed-loop point; None: MOST_REQUESTS are, whatever their length."""
+    def most_input_tokens(self) -> float:
+        """Of all prompts planned for one closed-loop point."""
 
-    def serve(self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, deadline_s: float) -> Course:
-        """Send them, from an empty prefix cache where that can be had; at the deadline what still runs is cut."""
+    def serve(
+        self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, until_s: float, limit_s: float
+    ) -> Course:
+        """Send them, from an empty prefix cache where that can be had.
+
+        The load goes on until all that was due by `until_s` has ended, so that nobody's answer is cut short and none
+        ends in an emptying server; at `limit_s` what still runs is cut.
+        """
 
 
 @dataclass
@@ -54,6 +60,7 @@ class Served:
     asked: list[Planned]
     beside: dict[str, Any]
     classes: list[dict[str, Any]]  # of a mix: rows of classes.csv
+    members: frozenset[int]  # numbers of the requests due in the window
 
 
 class Ladder:
@@ -61,7 +68,8 @@ class Ladder:
 
     def __init__(self, options: Serving, source: Source, server: Server, seconds: float, n_gpus: int = 1):
         self.options, self.source, self.server, self.n_gpus = options, source, server, n_gpus
-        self.share_s = seconds / (len(options.concurrencies) + len(options.rate_shares) + len(options.rates_per_s))
+        self.loads = len(options.concurrencies) + len(options.rate_shares) + len(options.rates_per_s)
+        self.share_s = seconds / self.loads
         self.number = 0
         self.served: list[Served] = []
 
@@ -85,21 +93,10 @@ class Ladder:
 
     def _points(self) -> Iterator[Served]:
         for users in self.options.concurrencies:
-            yield self._serve(f"concurrency={users}", self._enough(users), self.share_s, concurrency=users)
+            yield self._serve(f"concurrency={users}", concurrency=users)
         most = self._most
         for rate in [*(part * most for part in self.options.rate_shares if most), *self.options.rates_per_s]:
-            count = min(MOST_REQUESTS, int(1.2 * rate * self.share_s) + 8)
-            yield self._serve(f"rate={rate:.4g}", count, self.share_s, rate_per_s=rate)
-
-    def _enough(self, users: int) -> int:
-        """Requests to plan for a closed loop."""
-        most = self.server.most_input_tokens
-        if most is None:
-            return MOST_REQUESTS
-        probed = self.source.plan(PROBED, 1, max_context=self.options.max_model_len, scale=self.options.length_scale)
-        mean = sum(one.input_tokens for one in probed.requests) / len(probed.requests)
-        fit = min(most / mean, users * self.share_s * FASTEST_PER_S)
-        return min(MOST_REQUESTS, max(8 * users, int(fit)))
+            yield self._serve(f"rate={rate:.4g}", rate_per_s=rate)
 
     def _searched(self, most: float) -> list[Served]:
         """The trials of a goodput search around the requests a second that the ladder sustained."""
@@ -107,7 +104,7 @@ class Ladder:
 
         def measure(rate: float, count: int) -> Point:
             name = f"rate={rate:.4g} trial={len(trials)}"
-            trials.append(self._serve(name, count, 1.5 * count / rate + DRAIN_S, rate_per_s=rate))
+            trials.append(self._serve(name, rate_per_s=rate, until_s=count / rate))
             return trials[-1].point
 
         shortest = self.options.goodput_search
@@ -122,33 +119,32 @@ class Ladder:
     def _serve(
         self,
         name: str,
-        count: int,
-        deadline_s: float,
         *,
         concurrency: int | None = None,
         rate_per_s: float | None = None,
+        until_s: float | None = None,
     ) -> Served:
-        """One point, with requests of its own."""
+        """One point, with requests of its own. The load may go on for as long again as its requests were counted."""
         o, number = self.options, self.number
         self.number += 1
-        drawn = self.source.plan(
-            count,
-            100 + number,
-            max_context=o.max_model_len,
-            scale=o.length_scale,
-            # users of a closed loop begin sessions of their own, however few requests there is time for
-            sessions=concurrency,
-            most_think_s=o.most_think_s,
-        )
-        asked = drawn.requests
-        if rate_per_s is not None:
-            asked = self.source.scheduled(asked, rate_per_s, o.arrivals, 200 + number, o.arrivals_cv)
-        course = self.server.serve(asked, 300 + number, concurrency=concurrency, deadline_s=deadline_s)
-        window = steady_window(course.records, concurrency)
+        until_s = until_s or self.share_s
+        limit_s = 2 * until_s
+        how: dict[str, Any] = {"max_context": o.max_model_len, "scale": o.length_scale, "most_think_s": o.most_think_s}
+        if concurrency is not None:
+            count = min(MOST_REQUESTS, max(8 * concurrency, int(concurrency * limit_s * FASTEST_PER_S)))
+            drawn = self.source.plan(MOST_REQUESTS, 100 + number, **how)
+            asked = seated(drawn.requests, concurrency, count, self.server.most_input_tokens, 200 + number)
+        else:
+            assert rate_per_s is not None
+            drawn = self.source.plan(min(MOST_REQUESTS, int(1.2 * rate_per_s * limit_s) + 8), 100 + number, **how)
+            asked = self.source.scheduled(drawn.requests, rate_per_s, o.arrivals, 200 + number, o.arrivals_cv)
+        course = self.server.serve(asked, 300 + number, concurrency=concurrency, until_s=until_s, limit_s=limit_s)
+        window = steady_window(course.records, concurrency, until_s)
         slo = SLO(o.ttft_slo_s, o.tpot_slo_s) if o.ttft_slo_s and o.tpot_slo_s else None
         point = summarise(
             course.records,
             course.in_flight,
+            steady=window,
             concurrency=concurrency,
             rate_per_s=rate_per_s,
             slo=slo,
@@ -158,12 +154,15 @@ class Ladder:
             energy_joules=None if window is None else course.joules(window.start_s, window.end_s),
         )
         beside = course.beside | {
+            "arrivals": None if rate_per_s is None else self.source.process(o.arrivals),
             "clipped_share": drawn.clipped_share,
             "lost_token_share": drawn.lost_token_share,
             "ended_session_share": drawn.ended_session_share,
         }
         of = {one.number: one.traffic for one in asked} if drawn.classes else {}
-        return Served(name, point, course, asked, beside, by_class(course.records, of, window, slo, self.n_gpus))
+        due = frozenset(record.number for record in members(course.records, window)) if window else frozenset()
+        classes = by_class(course.records, of, window, slo, self.n_gpus)
+        return Served(name, point, course, asked, beside, classes, due)
 
 
 def tables(one: Served) -> Tables:
@@ -192,7 +191,7 @@ def row(served: Sequence[Served], seconds: float, *, interrupted: bool = False) 
     return shared | {
         "status": "ok",
         "point": best.name,
-        **_means(best.course),
+        **_means(best),
         "token_kind": "output",
         "system_tokens_per_s": best.point.output_tokens_per_s,
         "system_tokens_per_s_low": best.point.output_tokens_per_s_low,
@@ -231,14 +230,16 @@ def _due(one: Planned) -> dict[str, Any]:
     return {"request": one.number} | {name: getattr(one, name) for name in names}
 
 
-def _means(course: Course) -> dict[str, Any]:
-    """Lengths of the requests that completed."""
-    done = [record for record in course.records if record.status == OK]
+def _means(served: Served) -> dict[str, Any]:
+    """Mean lengths of the requests of the window; an answer that was cut counts as long as it was to be."""
+    due = [record for record in served.course.records if record.number in served.members]
+    done = [record for record in due if record.status in (OK, CUT)]
     count = max(1, len(done))
+    given = [record.output_tokens if record.status == OK else record.planned_output_tokens for record in done]
     told = [record.cached_tokens for record in done if record.cached_tokens is not None]
     return {
         "input_tokens": round(sum(record.input_tokens for record in done) / count),
-        "output_tokens": round(sum(record.output_tokens for record in done) / count),
+        "output_tokens": round(sum(given) / count),
         "cached_input_tokens": sum(told) / count if len(told) == len(done) else None,
     }
 

@@ -24,7 +24,8 @@ class Load:
 
     `concurrency` of a closed loop or `rate_per_s` of an open one. Requests are counted over the whole measurement:
     completed, failed (`failed_by_status`: "timeout=3+closed=1") and cut, which were running at its end. Those due
-    in the window, `window_requests`, are the ones latencies and attainment speak of. `output_tokens_ratio`: tokens
+    in the window, `window_requests`, are the ones latencies and attainment speak of; so many a second are
+    `offered_per_s`, which in a short window of bursty traffic is not the rate asked for. `output_tokens_ratio`: tokens
     achieved over planned, of those of them that completed.
     """
 
@@ -36,8 +37,10 @@ class Load:
     requests_failed: int = 0
     failed_by_status: str = ""
     requests_cut: int = 0
+    window_start_s: float | None = None
     window_s: float | None = None
     window_requests: int | None = None
+    offered_per_s: float | None = None
     output_tokens_ratio: float | None = None
 
 

@@ -2,15 +2,15 @@
 
 A measurement begins with an empty server and ends with a draining one; neither is what a rate should describe.
 - Closed loop (ML.ENERGY's rule): from when `concurrency` requests have had a first token, until all but
-  `concurrency` have ended. The last request is sent at that very moment, so it is also the last arrival.
+  `concurrency` have ended, or until the instant the load was to be counted to, if that comes first.
 - Open loop: from when twice as many requests have had a first token as are in flight at once (the median over
   arrivals), until the last arrival. By Little's law as many requests as are in flight arrive in one mean residence
   time; after two of them a server of exponential residence has come to within e^-2 = 14% of its steady load.
 
 Two kinds of number, two rules. A rate counts the tokens whose times fall in the window, whoever's they are. A latency
 belongs to the request, and a request belongs to the window if it was due in it, however long it then took: to
-count those that ended in it would favour short ones wherever requests are long against the window. In a closed loop
-the last `concurrency` of them end while the server drains, with less company than the rest.
+count those that ended in it would favour short ones wherever requests are long against the window. So a load goes on
+beyond its window until all of these have ended (ladder.py); what is cut then was due after it.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ def left_s(record: Record) -> float:
     return record.sent_s if last is None else last
 
 
-def closed_window(records: Sequence[Record], concurrency: int) -> Window | None:
+def closed_window(records: Sequence[Record], concurrency: int, until_s: float = np.inf) -> Window | None:
     """None where fewer than 8 requests are due between the ends."""
     firsts = sorted(r.first_token_s for r in records if r.first_token_s is not None)
     ends = sorted(left_s(r) for r in records)
     if len(firsts) < concurrency or len(records) <= concurrency:
         return None
-    return _long_enough(records, firsts[concurrency - 1], ends[-concurrency - 1])
+    return _long_enough(records, firsts[concurrency - 1], min(until_s, ends[-concurrency - 1]))
 
 
-def open_window(records: Sequence[Record]) -> Window | None:
+def open_window(records: Sequence[Record], until_s: float = np.inf) -> Window | None:
     """None where fewer than 8 requests are due between the ends."""
     firsts = sorted(r.first_token_s for r in records if r.first_token_s is not None)
     sent = np.sort([r.sent_s for r in records])
@@ -85,7 +85,7 @@ def open_window(records: Sequence[Record]) -> Window | None:
     warm = max(1, round(TURNOVERS * float(np.median(at_once)))) if len(records) else 1
     if len(firsts) < warm:
         return None
-    return _long_enough(records, firsts[warm - 1], max(r.scheduled_s for r in records))
+    return _long_enough(records, firsts[warm - 1], min(until_s, max(r.scheduled_s for r in records)))
 
 
 def _long_enough(records: Sequence[Record], start_s: float, end_s: float) -> Window | None:
@@ -153,20 +153,22 @@ def rate(times_s: Array, tokens: Array, window: Window, count: int) -> Rate:
     return Rate(float(per_s.mean()), *bootstrap_mean(per_s))
 
 
-def gaps(records: Sequence[Record], window: Window) -> Array:
+def gaps(records: Sequence[Record], window: Window) -> tuple[Array, int]:
     """Inter-token latencies, seconds: gaps between neighbouring arrivals of one request that end in the window.
 
-    In time order. Tokens that came in one piece count as one arrival.
+    In time order, and of how many requests they are. Tokens that came in one piece count as one arrival.
     """
     ends: list[Array] = []
     waits: list[Array] = []
+    answers = 0
     for record in records:
         if record.status in (OK, CUT) and len(record.token_s) > 1:
             at = np.asarray(record.token_s)
             ends.append(at[1:])
             waits.append(np.diff(at))
+            answers += bool(window.holds(at[1:]).any())
     if not ends:
-        return np.zeros(0)
+        return np.zeros(0), 0
     when, wait = np.concatenate(ends), np.concatenate(waits)
     inside = window.holds(when)
-    return wait[inside][np.argsort(when[inside], kind="stable")]
+    return wait[inside][np.argsort(when[inside], kind="stable")], answers

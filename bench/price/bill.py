@@ -4,16 +4,17 @@ One step computes pieces of prompts and decodes for others at once, so its time 
 
     duration = a · uncached prefill tokens + b · decoding sequences + c · keys read        a, b, c >= 0
 
-by non-negative least squares (Lawson & Hanson 1974) over the steps of a load point. Prompts then cost a · tokens and
-their part of the keys, answers b · tokens and theirs. What a step costs whatever it does (weights are read once for
-all) falls to the parts it came with: mostly decoding, at this load. A cached input token costs nothing to compute; it
-is charged what it is kept for: the time of looking it up, and of the GPU's time the share of its memory that blocks
-nobody uses, but somebody may find again, held:
+by non-negative least squares (Lawson & Hanson 1974) over the steps of a load point's steady window. Prompts then cost
+a · tokens and their part of the keys, answers b · tokens and theirs. What a step costs whatever it does (weights are
+read once for all) falls to the parts it came with: mostly decoding, at this load. A cached input token costs nothing to
+compute; it is charged what it is kept for: the time of looking it up, and of the GPU's time the share of its memory
+that blocks nobody uses, but somebody may find again, held:
 
     kept = (bytes of the cache / memory of the GPU) · (idle blocks that hold a prefix / all blocks), mean over time
 
 Parts are scaled to sum to the time that was paid for, idle time included. The residual, what the fit left of the busy
-time before that, is a column. All in GPU-seconds: a price per GPU-second makes them dollars.
+time before that, is a column, and so is how far single steps are off. All in GPU-seconds: a price per GPU-second makes
+them dollars.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "cached_input_share": ("f", "cached input tokens: look-up and memory"),
     "output_share": ("f", "output tokens"),
     "residual": ("f", "busy time the fit did not explain, over the busy time; before the parts are scaled up"),
+    "fit_error": ("f", "how far the fit is off a step's time, its sign aside: the sum over the busy time"),
     "gpu_s_per_million_input_tokens": ("f", "uncached input tokens; blank where there were none"),
     "gpu_s_per_million_cached_input_tokens": ("f", "cached ones"),
     "gpu_s_per_million_output_tokens": ("f", "output tokens, as their part of the bill"),
@@ -58,10 +60,18 @@ def bills(run: Path) -> list[dict[str, Any]]:
         steps[step["cell"], step["point"]].append(step)
     found = []
     for point in points:
-        taken = steps[point["cell"], point["point"]]
+        taken = within(point, steps[point["cell"], point["point"]])
         if taken and point["window_s"] and not point["void"]:
             found.append({"row": f"{run.name}/{point['cell']}", "point": point["point"], **bill(point, taken, memory)})
     return found
+
+
+def within(point: Row, steps: Sequence[Row]) -> Sequence[Row]:
+    """The steps that began in the point's steady window, whose rates they are held against."""
+    begin = point["window_start_s"]
+    return (
+        [step for step in steps if begin <= step["start_s"] <= begin + point["window_s"]] if point["window_s"] else []
+    )
 
 
 def fitted(steps: Sequence[Row]) -> tuple[float, float, float]:
@@ -101,6 +111,9 @@ def bill(point: Row, steps: Sequence[Row], memory_bytes: float | None) -> dict[s
     gpus = point["n_gpus"]
     row: dict[str, Any] = {f"{name}_share": share for name, share in shares.items()}
     row["residual"] = (busy - computed) / busy
+    names = ("prefill_tokens", "decode_sequences", "kv_tokens")
+    off = [step["duration_s"] - sum(k * step[name] for k, name in zip((a, b, c), names, strict=True)) for step in steps]
+    row["fit_error"] = sum(map(abs, off)) / busy
     for name, rate in rates.items():
         row[f"gpu_s_per_million_{name}_tokens"] = gpus * shares[name] / rate * MILLION if rate > 0 else None
     output, requests = rates["output"], point["requests_per_s"]

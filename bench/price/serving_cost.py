@@ -44,7 +44,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "n_gpus": ("i", "GPUs of the deployment"),
     "concurrency": ("i", "closed loop: requests kept in flight"),
     "rate_per_s": ("f", "open loop: requests offered per second"),
-    "load_factor": ("f", "open loop: that rate over the best sustained rate of the cell"),
+    "load_factor": ("f", "open loop: what was offered in the window over the best sustained rate of the cell"),
     "utilisation": ("f", "share of paid time that does the work: 1 where the point contains its idle time"),
     **_BILL,
     "offers": ("i", "prices the median is over"),
@@ -126,7 +126,7 @@ def _priced(
     rate, month = point["rate_per_s"], use.get(point["traffic"])
     same = {name: point[name] for name in COLUMNS if name in point} | {name: split[name] for name in _BILL}
     same |= {
-        "load_factor": rate / most if rate and most else None,
+        "load_factor": (point["offered_per_s"] or rate) / most if rate and most else None,
         "utilisation": utilisation,
         "requests_per_user_month": month.requests_per_month if month else None,
         "illustrative": "yes" if point["device"] == "cpu" else None,

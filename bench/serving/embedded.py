@@ -9,6 +9,7 @@ it counts as sent when it was due, and no client is ever late. The engine is our
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Protocol
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from bench.measure.clock import now
-from bench.points.course import Course, in_flight
+from bench.points.course import Course, counted
 from bench.points.steps import Step
 from bench.serving.request import Request
 from bench.traffic.dues import Dues
@@ -64,6 +65,10 @@ class Driven(Protocol):
         """Whether any request is unfinished."""
 
     @property
+    def ended(self) -> int:
+        """Requests whose last token it has given, since it was made: its own count, which no record is behind."""
+
+    @property
     def cache_size(self) -> tuple[int, int]:
         """Blocks of the paged cache, and their bytes."""
 
@@ -86,40 +91,48 @@ def drive(
     tokens: Callable[[Planned], np.ndarray],
     *,
     concurrency: int | None = None,
-    deadline_s: float,
+    until_s: float = math.inf,
+    limit_s: float,
     begin_s: float | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
 ) -> Course:
-    """Send all of `planned` to an idle engine; at `deadline_s` what is still running is cut, and the engine emptied.
+    """Send all of `planned` to an idle engine, until all that was due by `until_s` has ended.
 
-    The same happens as soon as the engine fails, and what is open has failed with it.
-
-    `begin_s`: the instant of the clock that times are counted from; None: now.
+    At `limit_s`, or then, what is still running is cut, and the engine emptied. The same happens as soon as the engine
+    fails, and what is open has failed with it. `begin_s`: the instant of the clock that times are counted from; None:
+    now.
     """
     dues, course, open_records = Dues(planned, concurrency), Course(), dict[int, Record]()
+    changes: list[tuple[float, int]] = []  # of the requests in flight: when due, and when the engine says they ended
+    ended = engine.ended
     begin_s = now() if begin_s is None else begin_s
     engine.steps.clear()
     sleeper = Event()
 
-    while engine.failure is None and (at_s := now() - begin_s) < deadline_s:
+    while engine.failure is None and (at_s := now() - begin_s) < limit_s:
+        if at_s >= until_s and not any(record.scheduled_s <= until_s for record in open_records.values()):
+            break
         while (next_s := dues.next_s) is not None and next_s <= at_s:
             due_s, one = dues.take()
             record = Record(one.number, due_s, due_s, one.input_tokens, one.output_tokens)
             course.records.append(record)
+            changes.append((due_s, 1))
             try:
                 engine.add(Request(one.number, tokens(one), one.output_tokens, temperature, top_p))
             except ValueError as error:
                 record.status, record.reason, record.end_s = REFUSED, str(error), record.sent_s
+                changes.append((due_s, -1))
                 dues.ended(one.number, record.sent_s)
                 continue
             open_records[one.number] = record
         if not engine.busy:
             if next_s is None:
                 break
-            sleeper.wait(min(next_s, deadline_s) - at_s)
+            sleeper.wait(min(next_s, limit_s) - at_s)
             continue
-        for token in engine.step():
+        tokens_given = engine.step()
+        for token in tokens_given:
             record = open_records[token.number]
             token_s = token.at_s - begin_s
             record.token_s.append(token_s)
@@ -131,13 +144,16 @@ def drive(
                 record.end_s = token_s
                 del open_records[record.number]
                 dues.ended(record.number, token_s)
+        if engine.ended > ended:
+            changes.append((tokens_given[-1].at_s - begin_s, ended - engine.ended))
+            ended = engine.ended
     course.end_s = now() - begin_s
     course.max_num_seqs = engine.max_num_seqs
     for record in open_records.values():
         record.status = CUT
         if engine.failure is not None:
             record.status, record.reason, record.end_s = FAILED, engine.failure, course.end_s
-    course.in_flight = in_flight(course.records)
+    course.in_flight = counted(changes)
     engine.clear()
     course.steps = [dataclasses.replace(step, start_s=step.start_s - begin_s) for step in engine.steps]
     return course

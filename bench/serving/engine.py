@@ -37,6 +37,7 @@ class Engine:
     ahead: bool = True  # plan a step before the one before it has ended
     steps: list[Step] = field(default_factory=list)
     failure: str | None = None  # it raises what goes wrong
+    ended: int = 0  # requests whose last token was given
     _flying: Launched | None = None
 
     @property
@@ -103,6 +104,7 @@ class Engine:
             self.scheduler.publish(request)
         if last:
             self.scheduler.finish(request)
+            self.ended += 1
         return last
 
     def _log(self, launched: Launched, at: float, device_s: float) -> None:

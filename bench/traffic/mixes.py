@@ -29,10 +29,9 @@ def mixed(
     *,
     max_context: int | None = None,
     scale: float = 1.0,
-    sessions: int | None = None,
     most_think_s: float | None = None,
 ) -> Plan:
-    """`count` requests in random order, each class's own kept; the options are `plan`'s, `sessions` for each class.
+    """`count` requests in random order, each class's own kept; the options are `plan`'s.
 
     A class whose share comes to less than half a request may have none.
     """
@@ -40,7 +39,7 @@ def mixed(
     known = classes(mix)
     wanted = counts(list(mix.shares.values()), count)
     plans = {
-        key: plan(one, number, seed, max_context=max_context, scale=scale, sessions=sessions, most_think_s=most_think_s)
+        key: plan(one, number, seed, max_context=max_context, scale=scale, most_think_s=most_think_s)
         for (key, one), number in zip(known.items(), wanted, strict=True)
         if number
     }

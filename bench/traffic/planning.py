@@ -77,15 +77,12 @@ def plan(
     *,
     max_context: int | None = None,
     scale: float = 1.0,
-    sessions: int | None = None,
     most_think_s: float | None = None,
 ) -> Plan:
     """`count` requests of the class.
 
     max_context: tokens of prompt and answer together. What is too long gives way, the longer of the two first, and
         neither below half of the context for the other's sake; a later turn that would pass it ends its session.
-    sessions: at least so many (for as many users at once), none longer than count / sessions turns. Short sessions
-        hold less context than whole ones: compare the plan's mean input with the class's.
     most_think_s: longer pauses are cut to it. Real ones reach a night, which no measurement waits for.
     """
     if count < 1 or scale <= 0 or (max_context is not None and max_context < 2):
@@ -97,8 +94,7 @@ def plan(
         drawn = traffic.tokens(traffic.input_tokens, rng.random(count))
         rows = _columns(np.arange(count), 0, drawn, traffic.outputs(drawn, rng), np.zeros(count), scale, limit)
     else:
-        turns = count if sessions is None else -(-count // sessions)
-        rows = _chains(traffic, known, count, turns, rng, scale, limit)
+        rows = _chains(traffic, known, count, rng, scale, limit)
     if known is not None and known.loop == "open":
         assert traffic.arrivals is not None
         rows = rows.pick(_placed(rows, count / traffic.arrivals.rate_per_s, rng))
@@ -135,10 +131,10 @@ def _columns(
 
 
 def _chains(
-    traffic: Traffic, known: Sessions, count: int, turns: int, rng: np.random.Generator, scale: float, limit: int
+    traffic: Traffic, known: Sessions, count: int, rng: np.random.Generator, scale: float, limit: int
 ) -> Columns:
-    """Sessions of at most `turns` turns, all drawn turn by turn at once, until there are `count` requests."""
-    usual = min(turns, traffic.requests / known.count)
+    """Sessions, all drawn turn by turn at once, until there are `count` requests."""
+    usual = traffic.requests / known.count
     parts: list[Columns] = []
     total = begun = 0
     while total < count:
@@ -147,7 +143,7 @@ def _chains(
         inputs = traffic.tokens(known.first_input_tokens, rng.random(width))
         rows = _columns(here, 0, inputs, traffic.outputs(inputs, rng), np.zeros(width), scale, limit)
         batch = [rows]
-        for turn in range(1, turns):
+        for turn in range(1, count):
             stays = rng.random(len(here)) >= np.array(known.end_share)[traffic.bins(inputs)]
             here, before = here[stays], inputs[stays]
             inputs, shared = _next(traffic, known, before, rng)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from bench import config
-from bench.config import ConfigError, load
+from bench.config import load
 from bench.mix import Mix
 from bench.traffic.arrivals import scheduled
 from bench.traffic.mixes import classes, mixed
@@ -31,7 +30,6 @@ class Source(Protocol):
         *,
         max_context: int | None = None,
         scale: float = 1.0,
-        sessions: int | None = None,
         most_think_s: float | None = None,
     ) -> Plan:
         """See planning.plan."""
@@ -39,7 +37,10 @@ class Source(Protocol):
     def scheduled(
         self, planned: Sequence[Planned], rate_per_s: float, process: str, seed: int, cv: float | None = None
     ) -> list[Planned]:
-        """See arrivals.scheduled. `process` trace: with this source's own bursts."""
+        """See arrivals.scheduled. `process` trace: with this source's own bursts, Poisson where it tells no times."""
+
+    def process(self, asked: str) -> str:
+        """What `asked` comes to here."""
 
 
 def source(key: str, trace: Sequence[Path] = ()) -> Source:
@@ -59,8 +60,12 @@ class Class:
     def scheduled(
         self, planned: Sequence[Planned], rate_per_s: float, process: str, seed: int, cv: float | None = None
     ) -> list[Planned]:
+        process = self.process(process)
         bursts = self.traffic if process == "trace" else None
         return scheduled(planned, rate_per_s, process, seed, cv=cv, traffic=bursts)
+
+    def process(self, asked: str) -> str:
+        return "poisson" if asked == "trace" and self.traffic.arrivals is None else asked
 
 
 class Mixed:
@@ -76,13 +81,15 @@ class Mixed:
         bursts = self.classes if process == "trace" else None
         return scheduled(planned, rate_per_s, process, seed, cv=cv, traffic=bursts)
 
+    def process(self, asked: str) -> str:
+        return asked
+
 
 class Replay:
     """The requests of a trace as they stand in it, from its beginning; every load replays the same ones."""
 
     def __init__(self, files: Sequence[Path], traffic: str):
         self.requests = [dataclasses.replace(one, traffic=traffic) for one in read(files)]
-        self.name = ", ".join(file.name for file in files)
         last_s = max((one.arrival_s for one in self.requests if one.arrival_s is not None), default=0.0)
         self.rate_per_s = len(self.requests) / last_s if last_s else None
 
@@ -93,20 +100,10 @@ class Replay:
         *,
         max_context: int | None = None,
         scale: float = 1.0,
-        sessions: int | None = None,
         most_think_s: float | None = None,
     ) -> Plan:
-        """The first `count` requests, or all there are.
-
-        With `sessions`, which a closed loop gives: the first count / sessions turns of each, and no arrivals.
-        """
-        turns = len(self.requests) if sessions is None else -(-count // sessions)
-        chosen: list[Planned] = []
-        taken: Counter[int] = Counter()
-        for one in self.requests:
-            taken[one.session] += 1
-            if taken[one.session] <= turns and len(chosen) < count:
-                chosen.append(one)
+        """The first `count` requests, or all there are."""
+        chosen = self.requests[:count]
         limit = np.iinfo(np.int64).max if max_context is None else max_context
         wanted = [
             np.maximum(1, np.rint(np.array(tokens) * scale)).astype(np.int64)
@@ -123,7 +120,7 @@ class Replay:
                 number=number,
                 input_tokens=int(inputs[number]),
                 output_tokens=int(outputs[number]),
-                arrival_s=one.arrival_s if sessions is None else None,
+                arrival_s=one.arrival_s,
                 session=one.session,
                 prefix_of=parent if shared else None,
                 shared_tokens=int(shared),
@@ -138,12 +135,15 @@ class Replay:
         self, planned: Sequence[Planned], rate_per_s: float, process: str, seed: int, cv: float | None = None
     ) -> list[Planned]:
         """With `trace` at the file's own times, stretched or squeezed to the rate."""
+        process = self.process(process)
         if process != "trace":
             return scheduled(planned, rate_per_s, process, seed, cv=cv)
-        if self.rate_per_s is None:
-            raise ConfigError(f"{self.name}: says nothing of arrivals; expected arrivals = poisson or gamma")
+        assert self.rate_per_s is not None
         pace = self.rate_per_s / rate_per_s
         return [
             one if one.arrival_s is None else dataclasses.replace(one, arrival_s=one.arrival_s * pace)
             for one in planned
         ]
+
+    def process(self, asked: str) -> str:
+        return "poisson" if asked == "trace" and self.rate_per_s is None else asked

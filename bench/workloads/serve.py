@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ Watch = Callable[[Callable[[], None]], tuple[Callable[[float, float], float | No
 class Serve(Subject):
     """See measure/cell.py for what these names mean, and points/ladder.py for a server's."""
 
-    most_input_tokens = None
+    most_input_tokens = math.inf
     engine: Driven
 
     def __init__(self, **arguments: Any):
@@ -52,7 +53,9 @@ class Serve(Subject):
         taken = [tables(one) for one in served]
         return row(served, seconds) | {"tables": {name: [r for one in taken for r in one[name]] for name in taken[0]}}
 
-    def serve(self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, deadline_s: float) -> Course:
+    def serve(
+        self, asked: Sequence[Planned], seed: int, *, concurrency: int | None, until_s: float, limit_s: float
+    ) -> Course:
         """One load, from an empty prefix cache."""
         o, course = self.options, Course()
         prompts = Prompts(self.model.vocab, seed, asked)
@@ -61,10 +64,9 @@ class Serve(Subject):
 
         def run() -> None:
             nonlocal course
-            how = {"temperature": o.temperature, "top_p": o.top_p}
-            course = drive(
-                self.engine, asked, prompts.tokens, concurrency=concurrency, deadline_s=deadline_s, begin_s=begun, **how
-            )
+            times = {"until_s": until_s, "limit_s": limit_s, "begin_s": begun}
+            how = {"temperature": o.temperature, "top_p": o.top_p, **times}
+            course = drive(self.engine, asked, prompts.tokens, concurrency=concurrency, **how)
 
         joules, board = self.watch(run)
         course.joules = lambda start_s, end_s: joules(begun + start_s, begun + end_s)

@@ -116,6 +116,7 @@ class Engine:
         self.module, self.max_num_seqs = module, options.max_num_seqs
         self.steps: list[Any] = []  # it tells none
         self.failure: str | None = None
+        self.ended = 0  # requests whose last token was given
         self._heard: dict[str, int] = {}  # tokens of each open request
         settings = hf.ContinuousBatchingConfig(
             max_batch_tokens=options.max_num_batched_tokens,
@@ -172,6 +173,7 @@ class Engine:
             self._heard[name] += new
             if ended:
                 del self._heard[name]
+                self.ended += 1
         if not found and not self.manager.is_running():
             self._fail()
         return found
