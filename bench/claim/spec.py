@@ -2,8 +2,8 @@
 
 A claim says what is asserted (statements), by which accounting (definitions), over which years,
 with which uncertain inputs (parameters: a prior, a unit and a source each) and how a probability
-becomes a verdict (decision). Three kinds share the format: `share` (serving / (serving + X) a
-year), `table` (rows somebody printed) and `price` (two prices per GPU-hour, at one level).
+becomes a verdict (decision). Four kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
+somebody printed), `price` (two prices per GPU-hour, at one level) and `history` (did a price fall).
 
 Nothing here computes. A name that leads nowhere, a prior out of order or an evidence id nobody can
 look up is one line naming file, key and expectation. Another claim is another TOML, nothing else.
@@ -24,6 +24,7 @@ from bench.claim.sections import (
     Decision,
     Delivery,
     Headline,
+    Period,
     Printed,
     Side,
     Statement,
@@ -35,6 +36,7 @@ KINDS = {  # kind -> the sections it must have
     "share": ("statement", "definitions", "headline"),
     "table": ("printed", "share_claim", "organisation"),
     "price": ("side", "comparison"),
+    "history": ("period",),
 }
 
 
@@ -66,6 +68,7 @@ class Claim:
     side: tuple[Side, ...] = ()
     comparison: tuple[Comparison, ...] = ()
     delivery: tuple[Delivery, ...] = ()
+    period: tuple[Period, ...] = ()
 
     def __post_init__(self) -> None:
         require_name(self.kind, KINDS, "kind", "kind")

@@ -20,6 +20,7 @@ rate was taken over time that already contains idling: a published row says "idl
 
 from __future__ import annotations
 
+import datetime
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ import numpy as np
 from bench import config, results
 from bench import runs as run_folders
 from bench.architecture import Model
+from bench.price.known import known
 
 Row = dict[str, Any]
 PUBLISHED_PHASES = ("train_step", "prefill", "decode", "serve")
@@ -73,29 +75,31 @@ _SAME = (
 )
 
 
-def throughput(runs: Sequence[Path], notes: list[str] | None = None) -> list[Row]:
-    """Every throughput row, as dicts with the keys of COLUMNS: measured ones first, then published ones.
+def throughput(
+    runs: Sequence[Path], notes: list[str] | None = None, as_of: datetime.date = datetime.date.max
+) -> list[Row]:
+    """Every throughput row, as dicts with the keys of COLUMNS: measured ones, then those published by `as_of`.
 
     One line for each slice left out is appended to `notes`. Raises ResultsError for a malformed CSV.
     """
     notes = [] if notes is None else notes
     rows = [row for run in runs for row in _measured(run, notes)]
-    return rows + published()
+    return rows + published(as_of)
 
 
-def published() -> list[Row]:
-    """The rows of configs/published.csv."""
+def published(as_of: datetime.date = datetime.date.max) -> list[Row]:
+    """The rows of configs/published.csv that were there at `as_of`."""
     path = config.CONFIGS / "published.csv"
     rows = results.read_rows(path, results.PUBLISHED) if path.is_file() else []
-    known: dict[str, Sequence[str]] = {"phase": PUBLISHED_PHASES, "token_kind": results.TOKEN_KINDS}
-    known |= {"precision": config.PRECISIONS, "model": config.keys(Model), "gpu": config.keys(config.Gpu)}
+    allowed: dict[str, Sequence[str]] = {"phase": PUBLISHED_PHASES, "token_kind": results.TOKEN_KINDS}
+    allowed |= {"precision": config.PRECISIONS, "model": config.keys(Model), "gpu": config.keys(config.Gpu)}
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
         where = f"{path}: line {number}"
-        for name in ("id", "workload", "software", "as_of", "source", *known):
+        for name in ("id", "workload", "software", "as_of", "source", *allowed):
             if not row[name]:
                 raise results.ResultsError(f"{where}: {name}: blank; every published row has one")
-        for name, values in known.items():
+        for name, values in allowed.items():
             if row[name] not in values:
                 raise results.ResultsError(f"{where}: {name}: expected one of {', '.join(values)}, got {row[name]!r}")
         for name in ("system_tokens_per_s", "n_gpus"):
@@ -104,7 +108,7 @@ def published() -> list[Row]:
         if row["id"] in seen:
             raise results.ResultsError(f"{where}: id: {row['id']} stands twice")
         seen.add(row["id"])
-    return [_imported(row) for row in rows]
+    return [_imported(row) for row in rows if known(row["as_of"], as_of)]
 
 
 def _imported(row: Mapping[str, Any]) -> Row:

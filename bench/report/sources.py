@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from bench.report.material import Material, address, evidence_id, row_id
+from bench.price.history import PREFIX, name_of
+from bench.report.material import Material, address, evidence_id, history_id, row_id
 from bench.report.numbers import BLANK, bare, interval, number, usd, value_of
 from bench.report.page import Inline, Link, Row, Section, Table, Text, listed, slug, text
 from bench.report.words import TERMS, phrase
@@ -25,11 +26,15 @@ def names(joined: str | None) -> list[str]:
 
 
 def row_links(joined: str | None, material: Material) -> Text:
-    """Throughput rows as links to where this page shows them."""
+    """Throughput rows, and prices over time, as links to where this page shows them."""
     measured = {f"{cell['run']}/{cell['cell']}" for cell in material.cells}
     measured |= {row["row"] for row in material.throughput if row["basis"] != "imported"}
     found: list[Inline] = []
     for name in names(joined):
+        if name.startswith(PREFIX):
+            series = name.removeprefix(PREFIX)
+            found.append(Link(f"price of {name_of(series.split('/')[0])}", f"#{history_id(series)}"))
+            continue
         shown = name.removeprefix(PUBLISHED) if name.startswith(PUBLISHED) else name.partition("/")[2] or name
         on_page = name in measured or name.removeprefix(PUBLISHED) in material.published
         found.append(Link(shown, f"#{row_id(name)}") if on_page else shown)

@@ -19,6 +19,7 @@ from bench.report.numbers import BLANK
 TERMS: Mapping[str, str] = {
     "on_demand": "on demand",
     "spot": "spot",
+    "capacity_block": "capacity block",
     "reserved_1y": "reserved 1 year",
     "reserved_3y": "reserved 3 years",
     "contract": "contract",
@@ -93,5 +94,6 @@ def statement(row: Mapping[str, Any], files: Files) -> str:
         texts |= {item.name: item.text for item in claim.statement}
         texts |= {item.name: item.text for item in claim.comparison}
         texts |= {item.name: item.text for item in claim.delivery}
+        texts |= {item.name: item.text for item in claim.period}
     words = texts.get(name) or phrase(name)
     return f"{words} ({rest})" if rest else words
