@@ -274,7 +274,10 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
     if code == 130:  # some versions of typer answer an interrupt with this code instead of raising
-        print("interrupted; finished cells are kept, the same command resumes", file=sys.stderr)
+        kept = (
+            "finished cells are kept, the same command resumes" if arguments[:1] == ["run"] else "nothing was written"
+        )
+        print(f"interrupted; {kept}", file=sys.stderr)
     sys.exit(code or 0)
 
 
