@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,15 +79,6 @@ class Landed:
     rows: list[Row]
     left_out: Counter[str]
     remarks: list[str]
-
-    def show(self) -> None:
-        """Print how many records became rows, where, and why the others did not; remarks on standard error."""
-        read = len(self.rows) + sum(self.left_out.values())
-        print(f"{self.path}: {len(self.rows)} of {read} results of {self.rows[0]['file']} ({self.format})")
-        for reason, count in sorted(self.left_out.items()):
-            print(f"left out: {count} {reason}")
-        for remark in self.remarks:
-            print(remark, file=sys.stderr)
 
 
 def formats() -> dict[str, ModuleType]:
