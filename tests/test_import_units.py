@@ -237,3 +237,4 @@ def test_pytest_benchmark_times_are_of_one_call_and_its_host_is_not_copied(row):
     assert made["time_s_median"] == 1.5e-5 and (made["rounds"], made["calls"]) == (200, 10)
     assert made["parameters"] == "size=4096" and made["device_name"] == "Board X" and made["commit"] == "0123abc"
     assert "a-host-name" not in json.dumps(made)
+    assert row(KERNELS | {"commit_info": {"id": "unversioned"}})["commit"] is None

@@ -39,6 +39,7 @@ def read(document: Document, given: Given) -> Sheet:
 def _row(whole: Record, benchmark: Record) -> Row:
     stats, extra = benchmark.part("stats"), benchmark.part("extra_info")
     python = whole.part("machine_info").text("python_version")
+    commit = whole.part("commit_info").text("id")
     devices = [extra.fields[name] for name in DEVICES if isinstance(extra.fields.get(name), str)]
     return {
         "name": benchmark.text("fullname") or benchmark.text("name"),
@@ -55,7 +56,7 @@ def _row(whole: Record, benchmark: Record) -> Row:
         "software": f"pytest-benchmark {whole.text('version') or ''}".strip()
         + (f", Python {python}" if python else ""),
         "as_of": (whole.text("datetime") or "")[:10] or None,
-        "commit": whole.part("commit_info").text("id"),
+        "commit": commit if commit != "unversioned" else None,
         "note": "whether the device was synchronised is not told",
     }
 
