@@ -15,6 +15,7 @@ try:
     import typer
 except ModuleNotFoundError:
     sys.exit("error: typer is not installed here: pip install typer rich filelock, or run `make setup`")
+from bench.importers.command import import_
 
 BAD_INPUT = {"ConfigError", "ResultsError"}
 REFUSALS = {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer", "NoServer", "Uncalibrated"}
@@ -155,6 +156,9 @@ def endpoint(
     display.say(f"prices: python -m bench report --run {folder}")
 
 
+app.command(name="import")(import_)
+
+
 @app.command()
 def price(
     out: Out = OUT,
@@ -221,11 +225,11 @@ def refresh(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="models, gpus, providers, workloads, suites, claims or ops.")
+        str | None, typer.Argument(help="models, gpus, providers, workloads, suites, claims, ops or formats.")
     ] = None,
     configs: Configs = None,
 ) -> None:
-    """Everything there is: models, GPUs, providers, workloads, suites, claims, ops."""
+    """Everything there is: models, GPUs, providers, workloads, suites, claims, ops, formats."""
     from bench import catalogue, options
 
     options.use_configs(configs)

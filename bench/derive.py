@@ -19,6 +19,7 @@ from bench import results
 from bench import runs as run_folders
 from bench.config import ConfigError
 from bench.kernel_results import read_kernels
+from bench.price import imports
 from bench.serving_results import CLIENT_LOAD
 
 COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
@@ -38,6 +39,7 @@ class Derivation:
     as_of: datetime.date
     tracked: bool = False  # the public files: the README's table is one of them
     prices: tuple[Path, ...] = ()  # providers of the user's own
+    imports: tuple[Path, ...] = ()  # what `bench import` landed
 
     @classmethod
     def of(
@@ -61,10 +63,10 @@ class Derivation:
                     "--prices: expected without --tracked: the public files rest on configs/providers alone"
                 )
             day = as_of or read_as_of(out / "as_of")
-            return cls(until(tracked_runs(out / "runs"), as_of), out, day, tracked=True)
+            return cls(until(tracked_runs(out / "runs"), as_of), out, day, True, imports=imports.landed(out, True))
         chosen = runs or until(sorted(path.parent for path in (out / "runs").glob("*/cells.csv")), as_of)
         day = as_of or datetime.datetime.now(datetime.UTC).date()
-        return cls(chosen, out / "local", day, prices=tuple(prices or ()))
+        return cls(chosen, out / "local", day, prices=tuple(prices or ()), imports=imports.landed(out, False))
 
 
 def until(runs: list[Path], as_of: datetime.date | None) -> list[Path]:
@@ -104,7 +106,7 @@ def throughput_of(job: Derivation, warnings: list[str]) -> list[Row]:
 
     if not job.runs:
         warnings.append("no run folder was found: nothing measured stands behind this, only imported rows")
-    return throughput(job.runs, warnings, job.as_of)
+    return throughput(job.runs, warnings, job.as_of, job.imports)
 
 
 def book_of(job: Derivation) -> list[Any]:
@@ -226,7 +228,7 @@ def report(job: Derivation, scratch: bool = False) -> None:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
     provenance = {"environments": environments, "warnings": made.warnings}
-    provenance |= kernel_facts(job.tracked) | served
+    provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of

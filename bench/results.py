@@ -127,7 +127,7 @@ PUBLISHED: dict[str, tuple[str, str]] = {
 }
 # results/costs.csv: FOCUS-aligned names, ours prefixed x_. One row: one throughput row under one price.
 COSTS: dict[str, tuple[str, str]] = {
-    "x_row": ("s", "throughput row behind it: <run>/<cell> or published:<id>"),
+    "x_row": ("s", "throughput row behind it: <run>/<cell>, published:<id> or import:<file>/<number>"),
     "x_basis": ("s", "measured, imported or modelled"),
     "x_phase": ("s", "phase of that row"),
     "x_model": ("s", "model key"),

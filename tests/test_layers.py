@@ -54,11 +54,12 @@ MAY = {
     "tune": {"config", "results", "kernels", "measure"},
     "peers": {"config", "kernels", "measure"},
     "kernel_results": {"results"},
+    "importers": {"config", "results", "runs", "options"},
     "price": {"config", "results", "runs"},
     "claim": {"config", "results", "price"},
     "report": {"config", "results", "price", "claim"},
     "derive": {"config", "results", "runs", "kernel_results", "price", "claim", "report"},
-    "catalogue": {"config", "traffic", "price", "claim"},
+    "catalogue": {"config", "traffic", "price", "claim", "importers"},
     "doctor": LEFT | {"install"},
     "__main__": {
         *(
@@ -75,12 +76,13 @@ MAY = {
             "doctor",
             "tune",
             "options",
+            "importers",
             "price",
         ),
     },
     "__init__": set(),
 }
-RIGHT = ("price", "claim", "report", "derive", "results", "runs", "config")
+RIGHT = ("importers", "price", "claim", "report", "derive", "results", "runs", "config", "options")
 FILES = [*(ROOT / "bench").rglob("*.py"), *(ROOT / "kernels").glob("*.py")]
 FILES = sorted({path for path in FILES if "bench/kernels" not in str(path)})
 
@@ -91,10 +93,9 @@ def room_of(path: Path) -> str:
 
 
 def room(name: str) -> str:
-    """The room of a module or folder of bench: what configs say is one room in four files, what CSVs say in two."""
-    return {"architecture": "config", "workload": "config", "mix": "config", "serving_results": "results"}.get(
-        name, name
-    )
+    """The room of a module or folder of bench: what configs say is one room in four files, what CSVs say in three."""
+    rooms = {"architecture": "config", "workload": "config", "mix": "config"}
+    return (rooms | {"serving_results": "results", "import_results": "results"}).get(name, name)
 
 
 def imported(path: Path) -> set[str]:

@@ -33,7 +33,7 @@ class Material:
     throughput: Rows
     environments: Mapping[str, Mapping[str, Any]]  # run -> environment.json
     evidence: Mapping[str, Mapping[str, str]]
-    published: Mapping[str, Mapping[str, str]]
+    published: Mapping[str, Mapping[str, Any]]  # other people's rates by id: published ones, imports a claim cites
     warnings: tuple[str, ...]
     files: Mapping[str, Claim]  # configs/claims by key
     gpus: Mapping[str, Gpu]
@@ -45,6 +45,8 @@ class Material:
     serving: Rows  # what they cost: rows of serving.csv
     client_load: Rows  # results/client_load.csv
     history: Rows  # configs/price_history.csv
+    imports: Rows  # rates that `bench import` landed, all of them
+    imported_kernels: Rows  # and timings of kernels
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -57,6 +59,9 @@ def gather(
     """The rows with their sources. `provenance` may hold what `report` in build.py says. Later figures are left out."""
     evidence = by_id(provenance.get("evidence", CONFIGS / "evidence.csv"))
     published = by_id(provenance.get("published", CONFIGS / "published.csv"))
+    imports = provenance.get("imports", [])
+    cited = {name.strip() for row in claims for name in (row["rests_on"] or "").split(";")}
+    published |= by_id([row for row in imports if row["id"] in cited])
     return Material(
         cells=cells,
         costs=costs,
@@ -76,10 +81,12 @@ def gather(
         serving=provenance.get("serving", []),
         client_load=provenance.get("client_load", []),
         history=provenance.get("history") or history(as_of),
+        imports=imports,
+        imported_kernels=provenance.get("imported_kernels", []),
     )
 
 
-def by_id(table: Path | Rows) -> dict[str, Mapping[str, str]]:
+def by_id(table: Path | Rows) -> dict[str, Mapping[str, Any]]:
     """Rows of a CSV (or given rows) by their id; an absent file has none."""
     if isinstance(table, Path):
         if not table.is_file():
@@ -101,7 +108,7 @@ def claim_id(row: Mapping[str, Any]) -> str:
 
 
 def row_id(name: str | None) -> str:
-    """The anchor of a throughput row, measured (<run>/<cell>) or published (published:<id>)."""
+    """The anchor of a throughput row, measured (<run>/<cell>), published (published:<id>) or imported (import:...)."""
     return slug("r", (name or "").removeprefix("published:"))
 
 

@@ -67,7 +67,7 @@ def published_table(material: Material) -> Table:
     rows = []
     for name in used_rows(material):
         row = material.published.get(name.removeprefix(PUBLISHED))
-        if not name.startswith(PUBLISHED) or row is None:
+        if row is None:
             continue
         rows.append(
             Row(
@@ -208,12 +208,24 @@ def number_of(field: str | None) -> float | None:
     return float(field) if field else None
 
 
+def imports_said(material: Material) -> tuple[Text, ...]:
+    """How many rates were imported, and which of them stand below."""
+    if not material.imports:
+        return ()
+    cited = sum(row["id"] in material.published for row in material.imports)
+    files = len({row["sha256"] for row in material.imports})
+    priced = len({row["x_row"] for row in material.costs} & {row["id"] for row in material.imports})
+    said = f"{len(material.imports)} rates were imported from {files} files of other tools, {priced} are priced in"
+    return (text(f"{said} costs.csv; the {cited} that a claim rests on stand below."),)
+
+
 def section(material: Material) -> Section:
     """Warnings first, then the three tables."""
+    fresh = () if material.warnings else (text("No warning: every price is fresh."),)
     return Section(
         id="sources",
         title="Sources and warnings",
-        text=() if material.warnings else (text("No warning: every price is fresh."),),
+        text=(*fresh, *imports_said(material)),
         bullets=tuple(text(line) for line in material.warnings),
         tables=(price_table(material), published_table(material), evidence_table(material)),
     )
