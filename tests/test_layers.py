@@ -88,10 +88,14 @@ def room_of(path: Path) -> str:
 
 
 def room(name: str) -> str:
-    """The room of a module or folder of bench: what configs say is one room in four files, what CSVs say in two."""
-    return {"architecture": "config", "workload": "config", "mix": "config", "serving_results": "results"}.get(
-        name, name
-    )
+    """The room of a module or folder of bench: what configs say is one room in four files, what CSVs say in three."""
+    return {
+        "architecture": "config",
+        "workload": "config",
+        "mix": "config",
+        "serving_results": "results",
+        "money_results": "results",
+    }.get(name, name)
 
 
 def imported(path: Path) -> set[str]:

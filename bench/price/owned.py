@@ -70,7 +70,7 @@ def parts(x: Mapping[str, Number]) -> dict[str, Number]:
     if "colocation_usd_per_kw_month" in x:
         housing = x["colocation_usd_per_kw_month"] * 12 * kw
     else:
-        building = x["facility_usd_per_kw"] * kw if "facility_usd_per_kw" in x else capex - machines
+        building = x["facility_usd_per_kw"] * kw if "facility_usd_per_kw" in x else capex * (1 - x["it_share"])
         housing = building * crf(x["cost_of_capital"], x["facility_life_years"])
     yearly = {
         "machines": machines * crf(x["cost_of_capital"], x["it_life_years"]),
