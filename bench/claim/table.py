@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import config
-from bench.claim import engine, prices, printed
+from bench.claim import blends, engine, prices, printed
 from bench.claim.ratio import Row
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, finding
 from bench.claim.world import World, world
 
-ORDER = ("verdict", "share", "break_even", "printed", "price", "finding", "flip", "sensitivity")
+ORDER = ("verdict", "share", "break_even", "printed", "price", "blend", "finding", "flip", "sensitivity")
 
 
 def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
@@ -29,7 +29,7 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
     worlds: dict[str, World] = {}
     for key, claim in files.items():
         named = claim.share_claim if claim.kind == "table" else key
-        if claim.kind != "price" and named not in worlds:
+        if claim.kind not in ("price", "blend") and named not in worlds:
             worlds[str(named)] = world(_share_claim(files, claim), rows)
     result = []
     for key, claim in files.items():
@@ -37,6 +37,8 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
             result += engine.answer(worlds[key])
         elif claim.kind == "table":
             result += printed.answer(claim, worlds[str(claim.share_claim)])
+        elif claim.kind == "blend":
+            result += blends.answer(claim)
         else:
             result += prices.answer(claim)
         result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))
