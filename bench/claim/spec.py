@@ -80,11 +80,15 @@ class Claim:
         require(self.draws >= 1000, "draws", f"at least 1000, got {self.draws}")
         require(self.seed >= 0, "seed", f"0 or more, got {self.seed}")
         evidence_table.require_known(self.evidence)
+        self._check_assumptions()
         self._check_parameters()
         self._check_shares()
         self._check_prices()
+
+    def _check_assumptions(self) -> None:
+        """Each assumption of a blend names a parameter; nothing else is assumed."""
         for name in self.assumptions:
-            require_name(name, ASSUMPTIONS, "assumptions", "assumption")
+            require_name(name, ASSUMPTIONS, "assumptions", "portfolio assumption")
         missing = [name for name in ASSUMPTIONS if self.blend and name not in self.assumptions]
         require(not missing, "assumptions", f"a parameter for each of {', '.join(ASSUMPTIONS)}; no {missing}")
 

@@ -159,7 +159,8 @@ def chart(claim: Claim, material: Material, layout: Layout) -> Any:
     names = [phrase(key) for key in found]
     wide = layout.columns > 1
     extent = 150 if wide else 105
-    width = layout.width // layout.columns - (extent if wide else 0)
+    left, right = (430, layout.width - 430 - extent - 40) if wide else (layout.width - extent,) * 2
+    height = 38 * len(names)
     parts = [
         {"portfolio": phrase(key), "part": said, "order": place, "usd": rows[part]["p50"]}
         for key, rows in found.items()
@@ -185,9 +186,9 @@ def chart(claim: Claim, material: Material, layout: Layout) -> Any:
             ),
             tooltip=["portfolio:N", "part:N", alt.Tooltip("usd:Q", format="$.3g")],
         )
-        .properties(width=width if wide else layout.width - extent, height=alt.Step(34))
+        .properties(width=left, height=height)
     )
-    other = alt.Y("portfolio:N", title=None, sort=names).axis(labels=not wide, labelLimit=extent - 8)
+    other = alt.Y("portfolio:N", title=None, sort=names).axis(labels=not wide, ticks=not wide, labelLimit=extent - 8)
     x = alt.X("p10:Q", title="hours a year, 80% interval").scale(type="log").axis(format="~g", tickCount=5)
     base = alt.Chart(alt.Data(values=hours)).encode(
         y=other,
@@ -203,7 +204,7 @@ def chart(claim: Claim, material: Material, layout: Layout) -> Any:
     failed = alt.layer(
         base.mark_rule(strokeWidth=2).encode(x=x, x2="p90:Q"),
         base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("p50:Q"), shape=shape, tooltip=tips),
-    ).properties(width=width if wide else layout.width - extent, height=alt.Step(17))
+    ).properties(width=right, height=height)
     joined = alt.hconcat(money, failed, spacing=24) if wide else alt.vconcat(money, failed, spacing=16)
     return joined.resolve_scale(color="independent", shape="independent")
 
