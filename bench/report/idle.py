@@ -19,12 +19,18 @@ PARTS = ("x_usage_based_usd", "x_idle_time_usd", "x_idle_gpus_usd", "x_allocatio
 
 
 def offers_of(rows: Rows) -> dict[tuple[str, str, str], Rows]:
-    """Cost rows by level, provider and term, retail first; sizes of instances are never mixed."""
+    """The median offer of each level: its cost rows by level, provider and term; sizes of instances are never mixed."""
     groups: dict[tuple[str, str, str], Rows] = {}
     for row in rows:
         groups.setdefault((row["x_level"], row["ProviderName"], row["x_term"]), []).append(row)
     one_size = {key: group for key, group in groups.items() if len({row["x_gpu_count"] for row in group}) == 1}
-    return dict(sorted(one_size.items(), key=lambda item: list(LEVELS).index(item[0][0])))  # stable
+    found = {}
+    for level in LEVELS:
+        here = [(over_regions(group, "x_usd_per_million_tokens"), key) for key, group in one_size.items()]
+        if ranked := sorted(one for one in here if one[1][0] == level):
+            key = ranked[len(ranked) // 2][1]
+            found[key] = one_size[key]
+    return found
 
 
 def line(side: str, key: tuple[str, str, str], group: Rows) -> Row:
@@ -37,7 +43,7 @@ def line(side: str, key: tuple[str, str, str], group: Rows) -> Row:
 
 
 def table(shown: Shown | None, material: Material) -> Table | None:
-    """A row an offer and side of one model and GPU; None where the costs carry no such parts."""
+    """The median offer of each level and side of one model and GPU; None where the costs carry no such parts."""
     made, notes = [], []
     for side in SIDES:
         rows = [row for row in chosen(material.costs, side, shown) if known(row["x_allocation_based_usd"])]
@@ -53,7 +59,10 @@ def table(shown: Shown | None, material: Material) -> Table | None:
         ">idle part",
     )
     named = f"{phrase(shown[0])} on {phrase(shown[1])}" if shown else "no GPU row"
-    blank = "A dash: the rate was taken over time that already contains idling, so nobody knows how much was used."
+    blank = (
+        "The median offer of each level; costs.csv has all. A dash: the rate was taken over time that already contains"
+        " idling, so nobody knows how much was used."
+    )
     return trimmed(
         Table(
             f"USD per million tokens, by usage and by allocation: {named}",

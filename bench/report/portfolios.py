@@ -47,9 +47,9 @@ def of(claim: Claim, material: Material, kind: str) -> Rows:
     return [row for row in material.of_kind(kind) if row["claim"] == claim.key]
 
 
-def linked(row: dict[str, Any] | None, show: Any) -> Cell:
-    """A finding's median, leading to its row."""
-    return Link(show(row["p50"]), f"#{claim_id(row)}") if row else BLANK
+def median(row: dict[str, Any] | None, show: Any) -> str:
+    """A finding's median."""
+    return str(show(row["p50"])) if row else BLANK
 
 
 def spanned(row: dict[str, Any] | None, show: Any) -> Cell:
@@ -66,15 +66,15 @@ def table(claim: Claim, material: Material) -> Table:
             Row(
                 (
                     phrase(key),
-                    linked(get("price of a provisioned hour"), usd),
-                    linked(get("spare capacity"), percent_tenths),
-                    linked(get("cost of a served hour"), usd),
-                    linked(get("stranded"), usd),
-                    linked(get("loss"), usd),
+                    median(get("price of a provisioned hour"), usd),
+                    median(get("spare capacity"), percent_tenths),
+                    median(get("cost of a served hour"), usd),
+                    median(get("stranded"), usd),
+                    median(get("loss"), usd),
                     spanned(get("total"), usd),
                     spanned(get("serving lost"), number),
                     spanned(get("blackouts"), number),
-                    linked(get("other work delayed"), number),
+                    median(get("other work delayed"), number),
                 )
             )
         )
@@ -143,7 +143,7 @@ def path_table(claim: Claim, material: Material) -> Table:
                     (r for r in of(claim, material, "blend") if (r["definition"], r["subject"], r["year"]) == wanted),
                     None,
                 )
-                cells.append(linked(row, show))
+                cells.append(median(row, show))
         rows.append(Row(tuple(cells)))
     heads = [f">{head} {year}" for head in ("cost", "h lost") for year in years]
     return Table(
@@ -216,7 +216,7 @@ def section(material: Material) -> Section | None:
         return None
     claim = claims[0]
     figure = Figure(
-        "portfolios",
+        "one_or_several",
         f"One seller or several in {year_of(claim)}: what a needed GPU-hour costs, and what is lost",
         "A row a portfolio. Left, bars of capacity, spare, manager, unused commitments and expected loss; right, hours"
         " a year of serving lost and of blackout with their 80% intervals.",
