@@ -68,6 +68,18 @@ def providers() -> tuple[Line, list[Line]]:
     return ("key", "name", "kind", "prices", "newest", "GPUs"), lines
 
 
+def portfolios() -> tuple[Line, list[Line]]:
+    """Portfolios of sellers, with the shares of their last year."""
+    from bench.price.portfolio import Portfolio
+
+    lines: list[Line] = []
+    for key, p in config.load_all(Portfolio).items():
+        last = p.year[-1]
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in last.held.items())
+        lines.append((key, p.name, p.survive, f"{last.year}: {shares}"))
+    return ("key", "name", "survives", "shares"), lines
+
+
 def workloads() -> tuple[Line, list[Line]]:
     """Workloads by phase."""
     lines: list[Line] = []
@@ -126,6 +138,7 @@ KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
     "models": models,
     "gpus": gpus,
     "providers": providers,
+    "portfolios": portfolios,
     "workloads": workloads,
     "traffic": traffic,
     "mixes": mixes,

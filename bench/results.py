@@ -18,6 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.money_results import CLAIMS as CLAIMS  # what is derived from facts has its columns there
+from bench.money_results import COSTS as COSTS
+
 if TYPE_CHECKING:
     import pandas
 
@@ -124,70 +127,6 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "as_of": ("s", "date or round of the measurement"),
     "source": ("s", "address of the figure"),
     "note": ("s", "conversions made, caveats"),
-}
-# results/costs.csv: FOCUS-aligned names, ours prefixed x_. One row: one throughput row under one price.
-COSTS: dict[str, tuple[str, str]] = {
-    "x_row": ("s", "throughput row behind it: <run>/<cell>, published:<id> or import:<file>/<number>"),
-    "x_basis": ("s", "measured, imported or modelled"),
-    "x_phase": ("s", "phase of that row"),
-    "x_model": ("s", "model key"),
-    "x_workload": ("s", "workload key or phrase"),
-    "x_backend": ("s", "backend or software"),
-    "x_precision": ("s", "precision of the matmuls"),
-    "x_gpu": ("s", "GPU key, or cpu"),
-    "x_n_gpus": ("i", "GPUs of the deployment"),
-    "x_token_kind": ("s", "which tokens are priced"),
-    "x_carries": ("s", "whole_bill or part: whether the token price carries the whole bill or one phase's part"),
-    "x_layers_measured": ("s", "blank, or the depths of a two-depth fit: 8+16 of 32"),
-    "x_system_tokens_per_s": ("f", "sustained rate of the deployment"),
-    "ProviderName": ("s", "seller of the GPU hours"),
-    "x_provider": ("s", "provider key"),
-    "RegionId": ("s", "region of the price"),
-    "ServiceCategory": ("s", "Compute"),
-    "ServiceName": ("s", "GPU or CPU instances"),
-    "SkuId": ("s", "instance or SKU name"),
-    "PricingCategory": ("s", "Standard (on demand), Dynamic (spot, capacity block), Committed, Other (owned)"),
-    "x_term": ("s", "on_demand, spot, capacity_block, reserved_1y, reserved_3y, contract or owned"),
-    "x_level": ("s", "retail, contract or owner: only the same level is ever compared"),
-    "PricingUnit": ("s", "GPU-Hours, or vCPU-Hours for CPU rows"),
-    "PricingQuantity": ("f", "PricingUnits to process ConsumedQuantity tokens"),
-    "ConsumedUnit": ("s", "Tokens"),
-    "ConsumedQuantity": ("f", "1e6"),
-    "ListUnitPrice": ("f", "USD per PricingUnit; blank where the term is not a list price"),
-    "ContractedUnitPrice": ("f", "USD per PricingUnit as paid under the term"),
-    "EffectiveCost": ("f", "USD for ConsumedQuantity tokens = x_usd_per_million_tokens"),
-    "BillingCurrency": ("s", "USD"),
-    "ChargeCategory": ("s", "Usage"),
-    "x_usd_per_gpu_hour": ("f", "per provisioned GPU hour (per vCPU hour for CPU rows)"),
-    "x_gpu_count": ("i", "GPUs of the instance sold"),
-    "x_utilisation": ("f", "share of provisioned time doing this work (availability in training)"),
-    "x_usd_per_million_tokens": ("f", "headline: n_gpus as a share of the instance"),
-    "x_usd_per_million_tokens_low": ("f", "from the rate's 95% interval and the price's own range"),
-    "x_usd_per_million_tokens_high": ("f", "likewise"),
-    "x_usd_per_million_tokens_whole_instance": ("f", "the instance paid whole"),
-    "x_illustrative": ("s", "yes on rows that show the arithmetic only (CPU hosts)"),
-    "x_price_as_of": ("s", "date of the price"),
-    "x_price_source": ("s", "address of the price"),
-    "x_source": ("s", "address of the throughput figure; blank for measured rows"),
-}
-# results/claims.csv: long form, one finding a row.
-CLAIMS: dict[str, tuple[str, str]] = {
-    "claim": ("s", "claim key"),
-    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price or finding"),
-    "definition": ("s", "D1..D4, or the level compared; blank where it does not apply"),
-    "subject": ("s", "statement, parameter, model or printed row this is about"),
-    "year": ("i", "year; blank where it does not apply"),
-    "p10": ("f", "10th percentile of the value"),
-    "p50": ("f", "median"),
-    "p90": ("f", "90th percentile"),
-    "unit": ("s", "unit of the three"),
-    "threshold": ("f", "what the value is held against"),
-    "probability": ("f", "P(claim): share of draws past the threshold"),
-    "verdict": ("s", "holds, fails or undecided; blank where it does not apply"),
-    "basis": ("s", "measured, imported, modelled, or evidence (public figures only)"),
-    "rests_on": ("s", "throughput rows, or price_history:<series>, joined by ;"),
-    "evidence": ("s", "ids in configs/evidence.csv, joined by ;"),
-    "note": ("s", "one line for the reader"),
 }
 
 

@@ -111,6 +111,16 @@ def test_bad_provider_is_one_line(folder):
     assert refusal(folder, 'zzz = "3"\n' + GOOD) == f"{where}zzz: unknown key{known}"
 
 
+RENT = """[owned.colocation_usd_per_kw_month]
+low = 150.0
+value = 195.0
+high = 250.0
+unit = "USD/kW-month"
+source = "https://example.org/rent"
+
+"""
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -118,6 +128,22 @@ def test_bad_provider_is_one_line(folder):
         ('unit = "USD/GW"\n', "", "owned[0].capex_usd_per_gw.unit: missing; expected str"),
         ("high = 0.727", "high = 1.2", "owned[0].it_share: expected a share of capex, at most 1"),
         ("[owned.pue]", "[owned.pues]", "owned[0].pues: unknown key; did you mean pue?"),
+        (
+            "[owned.capex_usd_per_gw]",
+            "[owned.it_usd_per_gpu]",
+            "owned[0].it_share: expected a range with capex_usd_per_gw alone",
+        ),
+        ("[owned.pue]", f"{RENT}[owned.pue]", "owned[0].facility_life_years: expected a range, and none in colocation"),
+        (
+            "[owned.pue]",
+            f"{RENT.replace('colocation_usd_per_kw_month', 'it_usd_per_gpu')}[owned.pue]",
+            "owned[0].it_usd_per_gpu: expected a range for it or for capex_usd_per_gw, and not both",
+        ),
+        (
+            'apart = ["cost_of_capital"]',
+            'apart = ["interest"]',
+            "owned[0].apart: expected names of ranges given here, got 'interest'",
+        ),
     ],
 )
 def test_bad_owned_range_is_one_line(folder, old, new, message):

@@ -42,7 +42,7 @@ def refusal(folder, file, old, new):
 
 
 UNREAD = '[parameters]\nunread = { distribution = "fixed", value = 1, unit = "x", source = "s" }'
-A, B, C = "inference_overtakes_training", "compute_cost_table", "stargate_cheaper"
+A, B, C, D = "inference_overtakes_training", "compute_cost_table", "stargate_cheaper", "multi_cloud"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,11 @@ A, B, C = "inference_overtakes_training", "compute_cost_table", "stargate_cheape
         (B, 'compute_usd = "compute_usd_2024"\n', "", "a parameter wherever usd is given"),
         (C, 'level = "contract"', 'level = "contrat"', "did you mean contract?"),
         (C, 'right = "azure_contract"', 'right = "azure_contrct"', "did you mean azure_contract?"),
+        (C, 'level = "contract"', 'level = "contract"\nunit = "USD"', "expected sides of one unit"),
+        (D, 'left = "two_clouds"', 'left = "two_cloud"', "got 'two_cloud'; did you mean two_clouds?"),
+        (D, 'failover_hours = "failover_hours"\n', "", "a parameter for each of urgent_share"),
+        (D, 'failover_hours = "fail', 'failover_hour = "fail', "name of a portfolio assumption, got 'failover_hour'"),
+        (D, 'movable_share = "mov', 'movable_share = "moo', "name of a parameter, got 'mooable_share'"),
     ],
 )  # fmt: skip
 def test_a_wrong_claim_is_one_line_naming_file_key_and_expectation(folder, file, old, new, message):
@@ -73,8 +78,8 @@ def test_a_wrong_claim_is_one_line_naming_file_key_and_expectation(folder, file,
 
 def test_every_claim_loads_and_every_number_has_a_source():
     claims = config.load_all(Claim)
-    assert set(claims) >= {A, B, C}
-    assert {claim.kind for claim in claims.values()} == {"share", "table", "price", "history"}
+    assert set(claims) >= {A, B, C, D}
+    assert {claim.kind for claim in claims.values()} == {"share", "table", "price", "blend", "history"}
     for claim in claims.values():
         for name, prior in claim.parameters.items():
             cited = bool(prior.evidence) or "judgement" in prior.source or prior.distribution == "fixed"
@@ -83,7 +88,7 @@ def test_every_claim_loads_and_every_number_has_a_source():
             ), name
 
 
-@pytest.mark.parametrize("file", [A, B, C])
+@pytest.mark.parametrize("file", [A, B, C, D])
 def test_a_dropped_in_claim_of_any_kind_needs_only_its_toml(folder, file):
     before = {row["claim"] for row in table.claims(published(), TODAY)}
     shutil.copy(folder / f"{file}.toml", folder / "another.toml")

@@ -257,3 +257,48 @@ def test_pricing_never_imports_torch():
         "c.costs(t.throughput([]), datetime.date(2026, 11, 22)); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- usage, idle, allocation
+
+
+def test_usage_and_idle_add_up_to_the_instance_paid_whole_by_hand():
+    # 4 of 8 GPUs at 4 USD, 40,000 tokens/s, 80% of the time. A million tokens take 25 s: 4 * 25 / 3600 GPU-hours used,
+    # 0.111111 USD. They are paid 31.25 s: 0.027778 more for their idle time; the other four GPUs as long: 0.138889.
+    (made,) = one(row(), price())
+    assert made["x_usage_based_usd"] == pytest.approx(4 * 4 * 25 / 3600)
+    assert made["x_idle_time_usd"] == pytest.approx(4 * 4 * 6.25 / 3600)
+    assert made["x_idle_gpus_usd"] == pytest.approx(4 * 4 * 31.25 / 3600)
+    assert made["x_allocation_based_usd"] == pytest.approx(8 * 4 * 31.25 / 3600)
+
+
+@given(money, st.integers(1, 64), rates, st.sampled_from([1, 4, 8, 72]), shares)
+def test_the_row_itself_says_how_its_parts_come_about(usd, n, rate, sold, share):
+    """From the other columns of the CSV line alone: rounded to six digits, as a reader has them."""
+    (made,) = one(row(n_gpus=n, system_tokens_per_s=rate), price(usd_per_gpu_hour=usd, gpu_count=sold), training=share)
+    line = {name: results._value(results.text(v), results.COSTS[name][0], name) for name, v in made.items()}
+    hour, gpus = line["x_usd_per_gpu_hour"], line["x_n_gpus"]
+    paid_h = 1e6 / line["x_system_tokens_per_s"] / 3600 / line["x_utilisation"]
+    whole = math.ceil(gpus / line["x_gpu_count"]) * line["x_gpu_count"]
+    assert line["x_usage_based_usd"] == pytest.approx(hour * gpus * paid_h * line["x_utilisation"], rel=1e-4)
+    assert line["x_allocation_based_usd"] == pytest.approx(hour * whole * paid_h, rel=1e-4)
+    total = line["x_usage_based_usd"] + line["x_idle_usd"]
+    assert total == pytest.approx(line["x_allocation_based_usd"], rel=1e-4)
+    parts = line["x_idle_time_usd"] + line["x_idle_gpus_usd"]
+    assert parts == pytest.approx(line["x_idle_usd"], rel=1e-4, abs=1e-5 * line["x_allocation_based_usd"])
+
+
+def test_how_much_was_used_is_blank_where_the_rate_contains_idle_time():
+    (made,) = one(row(flags="idle_included"), price())
+    assert made["x_usage_based_usd"] is made["x_idle_time_usd"] is made["x_idle_usd"] is None
+    assert made["x_idle_gpus_usd"] == pytest.approx(made["x_allocation_based_usd"] / 2)
+
+
+def test_focus_costs_follow_from_unit_price_and_quantity():
+    terms = ("on_demand", "reserved_1y", "contract", "owned")
+    made = one(row(), *(price(term=term) for term in terms))
+    for priced in made:
+        assert priced["ContractedCost"] == pytest.approx(priced["ContractedUnitPrice"] * priced["PricingQuantity"])
+    assert made[0]["ListCost"] == pytest.approx(made[0]["ListUnitPrice"] * made[0]["PricingQuantity"])
+    assert [m["ListCost"] for m in made[1:]] == [None] * 3
+    assert [m["CommitmentDiscountType"] for m in made] == [None, "Reservation", "Contract", None]

@@ -101,12 +101,13 @@ def price_ratio(left: Side, right: Side, prices: Mapping[str, Array]) -> Array:
 def _cited(claim: Claim, *sides: Side) -> Finding:
     """The evidence behind the sides: of their parameters, and of the inputs of an owner's annuity in the book."""
     names = [name for side in sides for name in (*side.multiply, *side.divide)]
+    modelled = False
     cited = [claim.parameters[name].evidence for name in names]
     for asked in (side.booked for side in sides if side.booked):
         machines = [m for m in config.load(book.Provider, asked.provider).owned if m.gpu == asked.gpu]
-        inputs = [value for machine in machines for value in vars(machine).values()]
-        cited += [value.evidence for value in inputs if isinstance(value, book.Range)]
-    return {"basis": "evidence", "evidence": ids(*cited)}
+        cited += [span.evidence for machine in machines for span in machine.ranges.values()]
+        modelled |= asked.term == "owned" and any(machine.modelled for machine in machines)
+    return {"basis": "modelled" if modelled else "evidence", "evidence": ids(*cited)}
 
 
 def _price(claim: Claim, side: Side, values: Array) -> Finding:
@@ -123,7 +124,7 @@ def _price(claim: Claim, side: Side, values: Array) -> Finding:
         **quantiles(values),
         definition=side.level,
         subject=side.text,
-        unit="USD per GPU-hour",
+        unit=side.unit,
         note=f"{proxy}{sources}",
     )
 

@@ -16,18 +16,18 @@ the claim's seed and the parameter's name, so one parameter's change never moves
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtr
 
 from bench.claim import evidence as evidence_table
 from bench.config import ConfigError, require
+from bench.price.draws import Array as Array
+from bench.price.draws import normals as normals
+from bench.price.draws import triangular as triangular
 
-Array = NDArray[np.float64]
 Z90 = 1.2815515655446004  # the 90th percentile of the standard normal
 BY_QUANTILE = ("lognormal", "logitnormal", "normal")
 STATED_BY = {"triangular": ("low", "mode", "high"), "uniform": ("low", "high"), "fixed": ("value",)}
@@ -119,22 +119,6 @@ def _two_piece(distribution: str, numbers: tuple[float, ...], z: Array) -> Array
     }[distribution]
     low, mid, high = (float(there(number)) for number in numbers)
     return np.asarray(back(mid + z * np.where(z < 0, mid - low, high - mid) / Z90), dtype=float)
-
-
-def triangular(numbers: Sequence[float], u: Array) -> Array:
-    """The triangular distribution (low, mode, high) at the cumulative probability u."""
-    low, mode, high = numbers
-    span = high - low
-    rising = low + np.sqrt(u * span * (mode - low))
-    falling = high - np.sqrt((1 - u) * span * (high - mode))
-    return np.where(u < (mode - low) / span, rising, falling)
-
-
-def normals(name: str, draws: int, seed: int) -> Array:
-    """`draws` standard normals of the stream called `name`; the same for the same seed and name."""
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint32)
-    generator = np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))
-    return generator.standard_normal(draws)
 
 
 def draw(

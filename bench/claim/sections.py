@@ -2,7 +2,7 @@
 
 Statements and definitions say what is true or false; a decision says from which probability on. The
 rest belongs to one kind of claim: printed rows to `table`, sides, comparisons and deliveries to
-`price`, periods to `history`, checks and workload classes to `share`. Each section checks itself;
+`price`, periods to `history`, checks and workload classes to `share`, blends to `blend`. Each section checks itself;
 spec.py checks that the sections fit each other.
 """
 
@@ -15,6 +15,7 @@ from bench.claim import evidence as evidence_table
 from bench.claim.definitions import require_name
 from bench.config import Gpu, keys, require
 from bench.price.book import LEVELS as TERM_LEVELS
+from bench.price.portfolio import Portfolio
 
 TESTS = ("above", "at_least", "below", "rises")  # how a share is held against its threshold
 LEVELS = tuple(dict.fromkeys(TERM_LEVELS.values()))  # retail, contract, owner
@@ -137,7 +138,7 @@ class Booked:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One price at one level, USD per GPU-hour: booked x `multiply` / `divide` (parameters)."""
+    """One price at one level, USD per GPU-hour unless `unit` says so: booked x `multiply` / `divide` (parameters)."""
 
     name: str
     text: str
@@ -146,6 +147,7 @@ class Side:
     multiply: tuple[str, ...] = ()
     divide: tuple[str, ...] = ()
     proxy: bool = False  # stands in for a price nobody published
+    unit: str = "USD per GPU-hour"
 
     def __post_init__(self) -> None:
         require_name(self.level, LEVELS, "level", "level")
@@ -205,3 +207,19 @@ class Period:
         require(self.since < self.until, "until", f"a month after {self.since}, got {self.until}")
         require(self.least_months >= 1, "least_months", f"at least 1, got {self.least_months}")
         evidence_table.require_known(self.evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """Portfolio `left` costs less than portfolio `right` in `year`, and loses less serving."""
+
+    name: str
+    text: str
+    left: str
+    right: str
+    year: int
+    note: str
+
+    def __post_init__(self) -> None:
+        for name in (self.left, self.right):
+            require_name(name, keys(Portfolio), "left", "portfolio")

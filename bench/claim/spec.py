@@ -2,8 +2,9 @@
 
 A claim says what is asserted (statements), by which accounting (definitions), over which years,
 with which uncertain inputs (parameters: a prior, a unit and a source each) and how a probability
-becomes a verdict (decision). Four kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
-somebody printed), `price` (two prices per GPU-hour, at one level) and `history` (did a price fall).
+becomes a verdict (decision). Five kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
+somebody printed), `price` (two prices per GPU-hour, at one level), `history` (did a price fall) and `blend` (two
+portfolios of configs/portfolios: `assumptions` names the parameter behind each of blend.ASSUMPTIONS).
 
 Nothing here computes. A name that leads nowhere, a prior out of order or an evidence id nobody can
 look up is one line naming file, key and expectation. Another claim is another TOML, nothing else.
@@ -18,6 +19,7 @@ from bench.claim import evidence as evidence_table
 from bench.claim.definitions import Definition, require_name
 from bench.claim.priors import Correlation, Prior
 from bench.claim.sections import (
+    Blend,
     Cached,
     Check,
     Comparison,
@@ -31,12 +33,14 @@ from bench.claim.sections import (
     WorkloadClass,
 )
 from bench.config import require
+from bench.price.blend import ASSUMPTIONS
 
 KINDS = {  # kind -> the sections it must have
     "share": ("statement", "definitions", "headline"),
     "table": ("printed", "share_claim", "organisation"),
     "price": ("side", "comparison"),
     "history": ("period",),
+    "blend": ("blend", "assumptions"),
 }
 
 
@@ -69,6 +73,8 @@ class Claim:
     comparison: tuple[Comparison, ...] = ()
     delivery: tuple[Delivery, ...] = ()
     period: tuple[Period, ...] = ()
+    blend: tuple[Blend, ...] = ()
+    assumptions: dict[str, str] = field(default_factory=dict)  # blend: assumption -> parameter
 
     def __post_init__(self) -> None:
         require_name(self.kind, KINDS, "kind", "kind")
@@ -77,9 +83,17 @@ class Claim:
         require(self.draws >= 1000, "draws", f"at least 1000, got {self.draws}")
         require(self.seed >= 0, "seed", f"0 or more, got {self.seed}")
         evidence_table.require_known(self.evidence)
+        self._check_assumptions()
         self._check_parameters()
         self._check_shares()
         self._check_prices()
+
+    def _check_assumptions(self) -> None:
+        """Each assumption of a blend names a parameter; nothing else is assumed."""
+        for name in self.assumptions:
+            require_name(name, ASSUMPTIONS, "assumptions", "portfolio assumption")
+        missing = [name for name in ASSUMPTIONS if self.blend and name not in self.assumptions]
+        require(not missing, "assumptions", f"a parameter for each of {', '.join(ASSUMPTIONS)}; no {missing}")
 
     def _check_parameters(self) -> None:
         """Every name that is read exists; every parameter is read by something."""
@@ -109,7 +123,7 @@ class Claim:
         for item in self.delivery:
             read += [(f"delivery.{item.name}", n) for n in (item.planned, item.delivered)]
             read += [(f"delivery.{item.name}", n) for n in (item.other, item.share)]
-        return read
+        return read + [(f"assumptions.{role}", name) for role, name in self.assumptions.items()]
 
     def _check_shares(self) -> None:
         items: tuple[Statement | Printed, ...] = (*self.statement, *self.printed)
@@ -133,9 +147,12 @@ class Claim:
 
     def _check_prices(self) -> None:
         sides = {side.name: side.level for side in self.side}
+        units = {side.name: side.unit for side in self.side}
         for comparison in self.comparison:
             for name in (comparison.left, comparison.right):
                 require_name(name, sides, f"comparison.{comparison.name}", "side")
             levels = {sides[name] for name in (comparison.left, comparison.right)}
             one = f"prices of one level, never {' against '.join(sorted(levels))}"
             require(len(levels) == 1, f"comparison.{comparison.name}", one)
+            alike = units[comparison.left] == units[comparison.right]
+            require(alike, f"comparison.{comparison.name}", "sides of one unit")

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import config
-from bench.claim import engine, history, prices, printed
+from bench.claim import blends, engine, history, prices, printed
 from bench.claim.ratio import Row
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, finding
 from bench.claim.world import World, world
 
-ORDER = ("verdict", "share", "break_even", "printed", "price", "finding", "flip", "sensitivity")
+ORDER = ("verdict", "share", "break_even", "printed", "price", "blend", "finding", "flip", "sensitivity")
 
 
 def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
@@ -39,6 +39,8 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
             result += printed.answer(claim, worlds[str(claim.share_claim)])
         elif claim.kind == "price":
             result += prices.answer(claim, as_of)
+        elif claim.kind == "blend":
+            result += blends.answer(claim)
         else:
             result += history.answer(claim, as_of)
         result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))

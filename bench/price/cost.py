@@ -7,7 +7,14 @@ and nowhere else: the fleet's load factor in serving, availability in training (
 source). A rate taken over time that already contains idling (flag `idle_included` or `open_loop`) takes 1.
 
 The headline charges `n_gpus` as a share of the instance, because replicas fill a node; beside it stands the instance
-paid whole, ceil(n_gpus / gpu_count) * gpu_count. A serving row is priced twice: per output token, which then carries
+paid whole, ceil(n_gpus / gpu_count) * gpu_count. The same bill is told in two ways, with idle as a line of its own:
+
+    usage-based         the used hours of the used GPUs: the headline * utilisation
+    idle time           the paid hours in which they did nothing: the headline * (1 - utilisation)
+    idle GPUs           what the instance holds beyond them, over all paid hours: paid whole - the headline
+    allocation-based    the instance paid whole: the three together
+
+A serving row is priced twice: per output token, which then carries
 the whole bill, prefill included; and per token in or out, which shares the same bill evenly. Prefill and decode rows
 price their own phase: a part of the bill. CPU rows are priced per vCPU hour and marked illustrative.
 """
@@ -31,6 +38,7 @@ TOKENS = 1e6
 SECONDS_PER_HOUR = 3600.0
 # FOCUS 1.2; else Committed. A capacity block is priced by the day it is bought on
 CATEGORIES = {"on_demand": "Standard", "spot": "Dynamic", "capacity_block": "Dynamic", "owned": "Other"}
+COMMITMENTS = {"reserved_1y": "Reservation", "reserved_3y": "Reservation", "contract": "Contract"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +59,15 @@ class Utilisation:
 
     def of(self, row: Mapping[str, Any]) -> float:
         """The share a row is billed with: 1 where its rate already contains idle time."""
-        if set((row["flags"] or "").split("+")) & set(IDLE_INCLUDED):
+        if contains_idle(row):
             return 1.0
         trains = row["phase"] in ("train_step", "rl_step")  # an RL step generates on the training cluster's time
         return (self.training if trains else self.inference).value
+
+
+def contains_idle(row: Mapping[str, Any]) -> bool:
+    """Whether a rate was taken over time that already contains idling: how much of it was used is not known."""
+    return bool(set((row["flags"] or "").split("+")) & set(IDLE_INCLUDED))
 
 
 def usd_per_million_tokens(
@@ -154,6 +167,7 @@ def _cost(row: Row, provider: Provider, price: Price | CpuPrice, share: float) -
         return usd_per_million_tokens(per_hour, count, at or rate, share)
 
     headline = usd(unit.usd, unit.count, rate)
+    whole = usd(unit.usd, whole_instances(unit.count, unit.sold), rate)
     cpu = isinstance(price, CpuPrice)
     ranged = bool(row["low"] and row["high"]) or unit.low < unit.high
     return {
@@ -194,11 +208,26 @@ def _cost(row: Row, provider: Provider, price: Price | CpuPrice, share: float) -
         "x_usd_per_million_tokens": headline,
         "x_usd_per_million_tokens_low": usd(unit.low, unit.count, row["high"]) if ranged else None,
         "x_usd_per_million_tokens_high": usd(unit.high, unit.count, row["low"]) if ranged else None,
-        "x_usd_per_million_tokens_whole_instance": usd(unit.usd, whole_instances(unit.count, unit.sold), rate),
+        "x_usd_per_million_tokens_whole_instance": whole,
         "x_illustrative": "yes" if cpu else None,
         "x_price_as_of": price.as_of.isoformat(),
         "x_price_source": price.source,
         "x_source": row["source"],
+        "ListCost": headline if price.term == "on_demand" else None,
+        "ContractedCost": headline,
+        "CommitmentDiscountType": COMMITMENTS.get(price.term),
+        **_idle(None if contains_idle(row) else headline * share, headline, whole),
+    }
+
+
+def _idle(used: float | None, headline: float, whole: float) -> Row:
+    """The bill as usage and idle; `used` None: the rate does not say how much of its time was used."""
+    return {
+        "x_usage_based_usd": used,
+        "x_idle_time_usd": None if used is None else headline - used,
+        "x_idle_gpus_usd": whole - headline,
+        "x_idle_usd": None if used is None else whole - used,
+        "x_allocation_based_usd": whole,
     }
 
 

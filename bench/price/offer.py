@@ -25,6 +25,8 @@ LEVELS = {
     "contract": "contract",
     "owned": "owner",
 }
+ONE_OF_MACHINES = "a range for it or for capex_usd_per_gw, and not both"
+ONE_OF_HOUSES = "a range for it or for colocation_usd_per_kw_month, and not both"
 
 
 def _gpu(key: str) -> None:
@@ -134,18 +136,26 @@ class CpuPrice:
 
 @dataclass(frozen=True, kw_only=True)
 class Owned:
-    """What 1 GW of one's own machines takes; owned.py turns it into a price per provisioned GPU hour."""
+    """What one's own machines take; owned.py turns it into a price per provisioned GPU hour.
+
+    The machines are told per gigawatt (`capex_usd_per_gw`, of which `it_share`) or per GPU (`it_usd_per_gpu`). They
+    stand in a building of one's own (the rest of that capex, or `facility_usd_per_kw`) or in `colocation`: rent in
+    the place of the building. The rent is without electricity, which is paid either way.
+    """
 
     region: str
     sku: str
     gpu: str
     gpu_count: int
     as_of: datetime.date
-    capex_usd_per_gw: Range
-    it_share: Range  # of capex; the rest is building, power and cooling
-    gpus_per_gw: Range
+    capex_usd_per_gw: Range | None = None
+    it_share: Range | None = None  # of capex; the rest is building, power and cooling
+    gpus_per_gw: Range | None = None
+    it_usd_per_gpu: Range | None = None  # GPU with its share of host and network
     it_life_years: Range
-    facility_life_years: Range
+    facility_usd_per_kw: Range | None = None  # of IT power
+    facility_life_years: Range | None = None
+    colocation_usd_per_kw_month: Range | None = None
     cost_of_capital: Range  # fraction a year
     operations_usd_per_gw_year: Range  # without energy
     power_kw_per_gpu: Range  # GPU with its share of host and network
@@ -153,13 +163,30 @@ class Owned:
     electricity_usd_per_kwh: Range
     owner: str  # whose machines; names the draws of what is `apart`
     apart: tuple[str, ...] = ()  # inputs drawn independently of other owners'; the rest is one market
+    modelled: bool = False  # inputs that nobody stated, derived from another machine's
     note: str = ""
 
     def __post_init__(self) -> None:
         _gpu(self.gpu)
         require(self.gpu_count >= 1, "gpu_count", f"at least 1, got {self.gpu_count}")
-        require(self.it_share.high <= 1, "it_share", "a share of capex, at most 1")
-        _dated(self.as_of, self.capex_usd_per_gw.source)
+        given = self.ranges
+        require(("capex_usd_per_gw" in given) != ("it_usd_per_gpu" in given), "it_usd_per_gpu", ONE_OF_MACHINES)
+        for name in ("it_share", "gpus_per_gw"):
+            require((name in given) == ("capex_usd_per_gw" in given), name, "a range with capex_usd_per_gw alone")
+        require(self.it_share is None or self.it_share.high <= 1, "it_share", "a share of capex, at most 1")
+        houses = [name for name in ("facility_usd_per_kw", "colocation_usd_per_kw_month") if name in given]
+        built = "capex_usd_per_gw" in given and not houses
+        require(built or len(houses) == 1, "facility_usd_per_kw", ONE_OF_HOUSES)
+        own = "colocation_usd_per_kw_month" not in given
+        require(own == ("facility_life_years" in given), "facility_life_years", "a range, and none in colocation")
+        for name in self.apart:
+            require(name in given, "apart", f"names of ranges given here, got {name!r}")
+        _dated(self.as_of, given["capex_usd_per_gw" if "it_share" in given else "it_usd_per_gpu"].source)
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The inputs that are given, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Range)}
 
     @property
     def offer(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from bench.report import idle
 from bench.report.material import Material, Rows
 from bench.report.numbers import BLANK, interval, number, usd
 from bench.report.offers import SIDES, Shown, all_tokens, chosen, headline, offers
@@ -162,6 +163,8 @@ def section(material: Material) -> Section:
     tables = [table(shown, material)]
     if owned and owned != shown and not any(r["x_level"] == "owner" for rows in sides.values() for r in rows):
         tables.append(table(owned, material))
+    if split := idle.table(shown, material):
+        tables.append(split)
     if any(row["x_illustrative"] for row in material.costs):
         tables.append(cpu_table(material))
     said = f"Shown: {phrase(shown[0])} on {phrase(shown[1])}" if shown else "No GPU row could be priced"

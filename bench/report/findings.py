@@ -25,6 +25,7 @@ TITLES = {
     "flip": "what would flip a verdict",
     "printed": "figures as printed, held against evidence",
     "price": "price levels compared",
+    "blend": "portfolios, part by part",
     "finding": "other findings",
 }
 COLUMNS = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.report.material import Rows
 
 BLOCK = re.compile(r"(<!-- verdict:[^>]*-->\n).*?(\n<!-- /verdict -->)", re.S)
 STATEMENTS = ("dominates_by_2027", "leads_by_2030")
+BLENDED = ("cheaper", "more_available", "fewer_blackouts")
 MEANS = {
     "D1": "final training runs, from tokens and throughput",
     "D1_top_down": "final training runs, from dollars",
@@ -27,8 +30,16 @@ def share(probability: float) -> str:
     return "< 0.01" if probability < 0.01 else "> 0.99" if probability > 0.99 else f"{probability:.2f}"
 
 
+def said_of(row: Mapping[str, Any]) -> str:
+    """A verdict in a sentence."""
+    return f"{row['verdict']} (P {share(row['probability'])})"
+
+
 def verdict_table(claims: Rows) -> str:
-    """Two statements by nine definitions, and Stargate in a sentence. Raises KeyError where a verdict is missing."""
+    """Two statements by nine definitions; Stargate and several clouds in a sentence each.
+
+    Raises KeyError where a verdict is missing.
+    """
     found = {(row["definition"], row["subject"]): row for row in claims if row["kind"] == "verdict"}
 
     def cell(definition: str, subject: str) -> str:
@@ -45,11 +56,16 @@ def verdict_table(claims: Rows) -> str:
         ("owner", "stargate_cheaper_by_owner_cost"),
         ("delivery", "stargate_75_percent_by_2030"),
     ]
-    said = [f"{found[key]['verdict']} (P {share(found[key]['probability'])})" for key in subjects]
+    said = [said_of(found[key]) for key in subjects]
+    several = [said_of(found["contract", f"two_clouds_beat_one_{asked}"]) for asked in BLENDED]
+    most = [said_of(found["contract", f"three_clouds_and_stargate_beat_one_{asked}"]) for asked in BLENDED]
     lines += [
         "",
         f"Stargate cheaper than Azure, whose prices are proxies: contract against contract {said[0]}, owner's cost "
         f"against owner's cost {said[1]}; 75% of capacity from Stargate by 2030: {said[2]}.",
+        "",
+        f"Two clouds instead of one, spare and expected outages counted: cheaper {several[0]}, less serving lost "
+        f"{several[1]}, fewer blackouts {several[2]}; three clouds and Stargate: {most[0]}, {most[1]}, {most[2]}.",
     ]
     return "\n".join(lines)
 

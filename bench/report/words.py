@@ -14,6 +14,7 @@ from typing import Any
 from bench.architecture import Model
 from bench.claim.spec import Claim
 from bench.config import Gpu, load_all
+from bench.price.portfolio import Portfolio
 from bench.report.numbers import BLANK
 
 TERMS: Mapping[str, str] = {
@@ -30,6 +31,12 @@ LEVELS: Mapping[str, str] = {
     "contract": "contract: commitments for years",
     "owner": "owner's cost, projected: what the machine costs its owner",
 }
+BLENDED = {  # what is asked of two portfolios
+    "_cheaper": "cheaper, expected loss included",
+    "_more_available": "less serving lost",
+    "_fewer_blackouts": "fewer hours with less than half of serving",
+    "": "cheaper and less serving lost",
+}
 VIEWS = ("by kernel type", "by purpose")
 Files = Mapping[str, Claim]
 _KEPT = {
@@ -41,8 +48,8 @@ _KEPT = {
 
 @functools.cache
 def names() -> Mapping[str, str]:
-    """Models and GPUs by key, as their config files call them."""
-    found: dict[str, Model | Gpu] = {**load_all(Model), **load_all(Gpu)}
+    """Models, GPUs and portfolios by key, as their config files call them."""
+    found: dict[str, Model | Gpu | Portfolio] = {**load_all(Model), **load_all(Gpu), **load_all(Portfolio)}
     return {key: item.name.removeprefix("NVIDIA ") for key, item in found.items()}
 
 
@@ -95,5 +102,7 @@ def statement(row: Mapping[str, Any], files: Files) -> str:
         texts |= {item.name: item.text for item in claim.comparison}
         texts |= {item.name: item.text for item in claim.delivery}
         texts |= {item.name: item.text for item in claim.period}
+        for item in claim.blend:
+            texts |= {f"{item.name}{tail}": f"{item.text}: {said}" for tail, said in BLENDED.items()}
     words = texts.get(name) or phrase(name)
     return f"{words} ({rest})" if rest else words
