@@ -18,11 +18,11 @@ import sys
 import time
 from pathlib import Path
 
-from bench.__main__ import parse_budget
 from bench.config import ConfigError
 from bench.journal import pack
 from bench.kernel_results import table
 from bench.measure.device import cpu_count
+from bench.options import budget
 from tests.perf import cases, ceilings, machine
 from tests.perf.journal import ROOT, Journal, new_folder
 
@@ -101,7 +101,7 @@ def _warm(ops: list[str]) -> None:
 
 def _seconds(text: str) -> float:
     try:
-        return parse_budget(text)
+        return budget(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
