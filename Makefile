@@ -36,8 +36,8 @@ test: setup ## the tests: one process interprets the kernels, a second compiles 
 lint: setup ## ruff and mypy; changes nothing
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-report: setup ## rebuild the tracked derived files from the tracked runs, as of results/as_of
-	@$(PY) -m bench report --tracked
+report: setup ## rebuild the tracked derived files from the tracked runs, as of results/as_of; ARGS='--as-of 2025-06-01' moves that date
+	@$(PY) -m bench report --tracked $(ARGS)
 
 check-results: setup ## the same into a scratch folder, and compare
 	@$(PY) -m bench report --check

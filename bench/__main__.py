@@ -1,4 +1,4 @@
-"""The command line: run, endpoint, price, claim, report, list, tune, doctor. Each imports what it needs when called.
+"""The command line, a function a verb. Each imports what it needs when it is called.
 
 Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad input; 130 interrupted.
 """
@@ -15,7 +15,11 @@ try:
     import typer
 except ModuleNotFoundError:
     sys.exit("error: typer is not installed here: pip install typer rich filelock, or run `make setup`")
+from bench.importers.command import import_
 
+BAD_INPUT = {"ConfigError", "ResultsError"}
+REFUSALS = {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer", "NoServer", "Uncalibrated"}
+REFUSALS |= {"NothingRefreshed"}
 OUT = Path(__file__).resolve().parent.parent / "results"
 
 app = typer.Typer(
@@ -25,23 +29,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure what a token costs to train and to serve, price it on every provider, test the claim.",
 )
+refreshed = typer.Typer(help="Prices of GPU-hours: refresh.", no_args_is_help=True)
+app.add_typer(refreshed, name="prices")
 Out = Annotated[Path, typer.Option("--out", help="Results folder: facts under runs/, derived files beside them.")]
 Configs = Annotated[Path | None, typer.Option("--configs", help="Another configs folder than the project's own.")]
 Runs = Annotated[
     list[Path] | None, typer.Option("--run", help="A run folder to use; again for more. Default: all under --out/runs.")
 ]
+AsOf = Annotated[str | None, typer.Option(help="The day to speak of: only what was known then. Default: today.")]
+Prices = Annotated[
+    list[Path] | None,
+    typer.Option("--prices", help="Your own provider's TOML, priced beside ours; again for more."),
+]
 Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, as of results/as_of: the public files.")]
-
-
-def use_configs(folder: Path | None) -> None:
-    """Read configs from `folder` from now on."""
-    if folder is None:
-        return
-    from bench import config
-
-    if not folder.is_dir():
-        raise config.ConfigError(f"{folder}: no such folder; expected a copy of configs/")
-    config.CONFIGS = folder.resolve()
 
 
 @app.command()
@@ -64,12 +64,12 @@ def run(
 ) -> None:
     """Measure a suite: facts into --out/runs. Finished cells are never measured again."""
     assert endpoint is None, "main() sends it to the verb endpoint"
-    use_configs(configs)
-    from bench import crew, journal
+    from bench import crew, journal, options
     from bench import run as runner
     from bench.display import Display
     from bench.measure.worker import Worker
 
+    options.use_configs(configs)
     world = crew.world()  # under torchrun one process of several: rank 0 leads, the others only measure along
     if world and world.rank > 0:
         return crew.follow(world, crew.open_store())
@@ -78,7 +78,7 @@ def run(
     try:
         chosen = runner.suite_for(suite, worker)
         if budget is not None:
-            chosen = dataclasses.replace(chosen, budget_s=parse_budget(budget))
+            chosen = dataclasses.replace(chosen, budget_s=options.budget(budget))
         chosen = dataclasses.replace(chosen, tensor_parallel=tensor_parallel)
         if dry_run:
             facts = runner.facts_of(chosen, worker)
@@ -124,11 +124,11 @@ def endpoint(
     configs: Configs = None,
 ) -> None:
     """Measure somebody's server under real traffic. `bench run --endpoint URL ...` is the same."""
-    use_configs(configs)
     from bench import endpoint as server
-    from bench import journal
+    from bench import journal, options
     from bench.display import Display
 
+    options.use_configs(configs)
     display = Display()
     asked = server.Asked(
         gpu=gpu,
@@ -137,8 +137,8 @@ def endpoint(
         served_model_name=served_model_name,
         model=model,
         precision=precision,
-        concurrencies=tuple(map(int, numbers("--max-concurrency", max_concurrency, whole=True))),
-        rates_per_s=numbers("--request-rate", request_rate),
+        concurrencies=tuple(map(int, options.numbers("--max-concurrency", max_concurrency, whole=True))),
+        rates_per_s=options.numbers("--request-rate", request_rate),
         trace=tuple(trace or ()),
         load_s=seconds,
         max_model_len=max_model_len,
@@ -156,50 +156,34 @@ def endpoint(
     display.say(f"prices: python -m bench report --run {folder}")
 
 
-def numbers(option: str, text: str, *, whole: bool = False) -> tuple[float, ...]:
-    """The positive numbers in "1,8,64". Raises ConfigError."""
-    from bench.config import ConfigError
-
-    try:
-        found = tuple(float(int(part) if whole else part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = (0.0,)
-    if not all(0 < number < float("inf") for number in found):
-        kind = "whole numbers" if whole else "numbers"
-        raise ConfigError(f"{option}: expected positive {kind} such as 1,8, got {text!r}")
-    return found
-
-
-def parse_budget(text: str) -> float:
-    """Seconds in "90", "90s" or "8m". Raises ConfigError."""
-    from bench.config import ConfigError
-
-    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
-    try:
-        value = float(number) * {"s": 1, "m": 60}[unit]
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"--budget: expected a time such as 8m or 90s, got {text!r}")
-    return value
+app.command(name="import")(import_)
 
 
 @app.command()
-def price(out: Out = OUT, runs: Runs = None, tracked: Tracked = False, configs: Configs = None) -> None:
+def price(
+    out: Out = OUT,
+    runs: Runs = None,
+    tracked: Tracked = False,
+    as_of: AsOf = None,
+    prices: Prices = None,
+    configs: Configs = None,
+) -> None:
     """Price every throughput row at every provider: costs.csv."""
-    use_configs(configs)
-    from bench import derive
+    from bench import derive, options
 
-    print(derive.price(derive.Derivation.of(out, runs, tracked)))
+    options.use_configs(configs)
+    print(derive.price(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices)))
 
 
 @app.command()
-def claim(out: Out = OUT, runs: Runs = None, tracked: Tracked = False, configs: Configs = None) -> None:
+def claim(
+    out: Out = OUT, runs: Runs = None, tracked: Tracked = False, as_of: AsOf = None, configs: Configs = None
+) -> None:
     """Test the claims: claims.csv, and the verdict on standard output."""
-    use_configs(configs)
-    from bench import derive
+    from bench import derive, options
 
-    print(derive.claim(derive.Derivation.of(out, runs, tracked)))
+    options.use_configs(configs)
+    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of))))
 
 
 @app.command()
@@ -208,29 +192,47 @@ def report(
     runs: Runs = None,
     tracked: Tracked = False,
     check: Annotated[bool, typer.Option("--check", help="Rebuild the tracked files elsewhere and compare.")] = False,
+    as_of: AsOf = None,
+    prices: Prices = None,
     configs: Configs = None,
 ) -> None:
     """Price, test the claims and write the report: costs.csv, claims.csv, report/."""
-    use_configs(configs)
-    from bench import derive
+    from bench import derive, options
 
+    options.use_configs(configs)
     if check:
         derive.check(out)
     else:
-        derive.report(derive.Derivation.of(out, runs, tracked))
+        derive.report(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices))
+
+
+@refreshed.command()
+def refresh(
+    provider: Annotated[
+        list[str] | None, typer.Option(help="A key of `bench list providers`; again for more. Default: all there are.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the snapshots.")] = OUT / "local" / "prices",
+    configs: Configs = None,
+) -> None:
+    """Fetch today's prices through gpuhunt (extra `prices`) into a dated snapshot, which price and report then use."""
+    from bench import options
+    from bench.price import refresh as prices
+
+    options.use_configs(configs)
+    print(prices.refresh(provider, out))
 
 
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="models, gpus, providers, workloads, suites, claims or ops.")
+        str | None, typer.Argument(help="models, gpus, providers, workloads, suites, claims, ops or formats.")
     ] = None,
     configs: Configs = None,
 ) -> None:
-    """Everything there is: models, GPUs, providers, workloads, suites, claims, ops."""
-    use_configs(configs)
-    from bench import catalogue
+    """Everything there is: models, GPUs, providers, workloads, suites, claims, ops, formats."""
+    from bench import catalogue, options
 
+    options.use_configs(configs)
     catalogue.show(kind)
 
 
@@ -240,9 +242,10 @@ def tune(
     budget: Annotated[str | None, typer.Option(help="Stop after this time, such as 8m; what is tuned stays.")] = None,
 ) -> None:
     """Try the kernels' launch candidates on this GPU and keep what is faster: results/local/tuning.csv, best.csv."""
+    from bench import options
     from bench import tune as tuner
 
-    tables = tuner.tune(op, parse_budget(budget) if budget else None, print)
+    tables = tuner.tune(op, options.budget(budget) if budget else None, print)
     print(*(f"table: {path}" for path in tables if path.is_file()), sep="\n")
 
 
@@ -275,7 +278,10 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
     if code == 130:  # some versions of typer answer an interrupt with this code instead of raising
-        print("interrupted; finished cells are kept, the same command resumes", file=sys.stderr)
+        kept = (
+            "finished cells are kept, the same command resumes" if arguments[:1] == ["run"] else "nothing was written"
+        )
+        print(f"interrupted; {kept}", file=sys.stderr)
     sys.exit(code or 0)
 
 
@@ -284,13 +290,7 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("bench"):
         return 1  # a package this half needs: its name is in the message
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"ConfigError", "ResultsError"}:
-        return 2
-    return (
-        1
-        if kinds & {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer", "NoServer", "Uncalibrated"}
-        else None
-    )
+    return 2 if kinds & BAD_INPUT else 1 if kinds & REFUSALS else None
 
 
 if __name__ == "__main__":

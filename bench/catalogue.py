@@ -127,6 +127,13 @@ def ops() -> tuple[Line, list[Line]]:
     return ("op", "what"), [(path.stem, path.read_text().split('"""')[1].splitlines()[0]) for path in files]
 
 
+def formats() -> tuple[Line, list[Line]]:
+    """Other tools' files that `bench import` reads."""
+    from bench.importers import landing
+
+    return ("format", "file", "gives"), [(key, m.ABOUT, m.GIVES) for key, m in landing.formats().items()]
+
+
 KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
     "models": models,
     "gpus": gpus,
@@ -138,6 +145,7 @@ KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
     "suites": suites,
     "claims": claims,
     "ops": ops,
+    "formats": formats,
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import functools
 import math
 import tomllib
 import types
@@ -78,8 +79,14 @@ def build(kind: Any, value: Any, where: str) -> Any:
     return float(value) if kind is float else value
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The fields' types, worked out once a class: hundreds of rows are built of the same one."""
+    return typing.get_type_hints(kind)
+
+
 def _build_dataclass(kind: Any, table: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     keyed = hasattr(kind, "FOLDER")  # a whole file: its key is its stem, never a line in it
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init and not (keyed and f.name == "key")}
     dot = f"{where}." if ": " in where else f"{where}: "

@@ -19,6 +19,7 @@ from bench import results
 from bench import runs as run_folders
 from bench.config import ConfigError
 from bench.kernel_results import read_kernels
+from bench.price import imports
 from bench.serving_results import CLIENT_LOAD
 
 COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
@@ -37,17 +38,40 @@ class Derivation:
     target: Path
     as_of: datetime.date
     tracked: bool = False  # the public files: the README's table is one of them
+    prices: tuple[Path, ...] = ()  # providers of the user's own
+    imports: tuple[Path, ...] = ()  # what `bench import` landed
 
     @classmethod
-    def of(cls, out: Path, runs: list[Path] | None, tracked: bool) -> Derivation:
-        """The public files (`tracked`) or this machine's own. Raises ConfigError for a folder that is no run."""
+    def of(
+        cls,
+        out: Path,
+        runs: list[Path] | None,
+        tracked: bool,
+        as_of: datetime.date | None = None,
+        prices: list[Path] | None = None,
+    ) -> Derivation:
+        """The public files (`tracked`) or this machine's own. Raises ConfigError for what cannot be.
+
+        With `as_of`, runs of later days are left out, unless they are named.
+        """
         for folder in runs or []:
             if not (folder / "cells.csv").is_file():
                 raise ConfigError(f"{folder}: no cells.csv there; expected a run folder")
         if tracked:
-            return cls(tracked_runs(out / "runs"), out, read_as_of(out / "as_of"), tracked=True)
-        chosen = runs or sorted(path.parent for path in (out / "runs").glob("*/cells.csv"))
-        return cls(chosen, out / "local", datetime.datetime.now(datetime.UTC).date())
+            if prices:
+                raise ConfigError(
+                    "--prices: expected without --tracked: the public files rest on configs/providers alone"
+                )
+            day = as_of or read_as_of(out / "as_of")
+            return cls(until(tracked_runs(out / "runs"), as_of), out, day, True, imports=imports.landed(out, True))
+        chosen = runs or until(sorted(path.parent for path in (out / "runs").glob("*/cells.csv")), as_of)
+        day = as_of or datetime.datetime.now(datetime.UTC).date()
+        return cls(chosen, out / "local", day, prices=tuple(prices or ()), imports=imports.landed(out, False))
+
+
+def until(runs: list[Path], as_of: datetime.date | None) -> list[Path]:
+    """Runs started by a day; the folder's name begins with its UTC date."""
+    return [run for run in runs if as_of is None or run.name[:8] <= f"{as_of:%Y%m%d}"]
 
 
 def read_as_of(path: Path) -> datetime.date:
@@ -82,27 +106,43 @@ def throughput_of(job: Derivation, warnings: list[str]) -> list[Row]:
 
     if not job.runs:
         warnings.append("no run folder was found: nothing measured stands behind this, only imported rows")
-    return throughput(job.runs, warnings)
+    return throughput(job.runs, warnings, job.as_of, job.imports)
+
+
+def book_of(job: Derivation) -> list[Any]:
+    """Who sells, for this derivation: ours, the user's own, and what was refreshed on this machine.
+
+    The public files rest on what is committed alone.
+    """
+    from bench.price.book import providers
+    from bench.price.snapshot import refreshed
+
+    book = providers(job.prices)
+    return list((book if job.tracked else refreshed(book, job.target / "prices", job.as_of)).values())
 
 
 def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]:
     """Every rate at every price."""
-    from bench.price.book import providers, staleness
+    from bench.price.book import staleness
     from bench.price.cost import costs
 
-    stale = staleness(providers().values(), job.as_of)
+    book = book_of(job)
+    stale = staleness(book, job.as_of)
     warnings += [stale] if stale else []
-    return costs(rows, job.as_of)
+    return costs(rows, job.as_of, book)
 
 
 def derive(job: Derivation) -> Derived:
     """All of it, written nowhere."""
+    from bench.claim.evidence import hindsight
     from bench.claim.table import claims
 
     warnings: list[str] = []
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     rows = throughput_of(job, warnings)
-    return Derived(cells, rows, costs_of(job, rows, warnings), claims(rows, job.as_of), warnings)
+    priced, found = costs_of(job, rows, warnings), claims(rows, job.as_of)
+    late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
+    return Derived(cells, rows, priced, found, [*warnings, *([late] if late else [])])
 
 
 def kernel_facts(tracked: bool) -> dict[str, Any]:
@@ -127,7 +167,12 @@ def serving_facts(job: Derivation) -> dict[str, Any]:
     classes = [row for run in job.runs for row in load_classes(run)]
     path = results.ROOT / "results" / "client_load.csv"
     client = results.read_rows(path, CLIENT_LOAD) if path.is_file() else []
-    return {"points": points, "classes": classes, "serving": serving_costs(job.runs, job.as_of), "client_load": client}
+    return {
+        "points": points,
+        "classes": classes,
+        "serving": serving_costs(job.runs, job.as_of, book_of(job)),
+        "client_load": client,
+    }
 
 
 def write_serving(job: Derivation, made: list[Row]) -> Path:
@@ -147,7 +192,7 @@ def price(job: Derivation) -> str:
     made = costs_of(job, throughput_of(job, warnings), warnings)
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
-    served = serving_costs(job.runs, job.as_of)
+    served = serving_costs(job.runs, job.as_of, book_of(job))
     lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
 
@@ -180,9 +225,10 @@ def report(job: Derivation, scratch: bool = False) -> None:
     served = serving_facts(job)
     write_serving(job, served["serving"])
     if job.tracked and not scratch:
+        (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
     provenance = {"environments": environments, "warnings": made.warnings}
-    provenance |= kernel_facts(job.tracked) | served
+    provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # results/costs.csv: FOCUS-aligned names, ours prefixed x_. One row: one throughput row under one price.
 COSTS: dict[str, tuple[str, str]] = {
-    "x_row": ("s", "throughput row behind it: <run>/<cell> or published:<id>"),
+    "x_row": ("s", "throughput row behind it: <run>/<cell>, published:<id> or import:<file>/<number>"),
     "x_basis": ("s", "measured, imported or modelled"),
     "x_phase": ("s", "phase of that row"),
     "x_model": ("s", "model key"),
@@ -26,8 +26,8 @@ COSTS: dict[str, tuple[str, str]] = {
     "ServiceCategory": ("s", "Compute"),
     "ServiceName": ("s", "GPU or CPU instances"),
     "SkuId": ("s", "instance or SKU name"),
-    "PricingCategory": ("s", "Standard (on demand), Dynamic (spot), Committed (reserved, contract), Other (owned)"),
-    "x_term": ("s", "on_demand, spot, reserved_1y, reserved_3y, contract or owned"),
+    "PricingCategory": ("s", "Standard (on demand), Dynamic (spot, capacity block), Committed, Other (owned)"),
+    "x_term": ("s", "on_demand, spot, capacity_block, reserved_1y, reserved_3y, contract or owned"),
     "x_level": ("s", "retail, contract or owner: only the same level is ever compared"),
     "PricingUnit": ("s", "GPU-Hours, or vCPU-Hours for CPU rows"),
     "PricingQuantity": ("f", "PricingUnits to process ConsumedQuantity tokens"),
@@ -76,7 +76,7 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "probability": ("f", "P(claim): share of draws past the threshold"),
     "verdict": ("s", "holds, fails or undecided; blank where it does not apply"),
     "basis": ("s", "measured, imported, modelled, or evidence (public figures only)"),
-    "rests_on": ("s", "throughput rows, joined by ;"),
+    "rests_on": ("s", "throughput rows, or price_history:<series>, joined by ;"),
     "evidence": ("s", "ids in configs/evidence.csv, joined by ;"),
     "note": ("s", "one line for the reader"),
 }

@@ -79,7 +79,7 @@ def test_a_wrong_claim_is_one_line_naming_file_key_and_expectation(folder, file,
 def test_every_claim_loads_and_every_number_has_a_source():
     claims = config.load_all(Claim)
     assert set(claims) >= {A, B, C, D}
-    assert {claim.kind for claim in claims.values()} == {"share", "table", "price", "blend"}
+    assert {claim.kind for claim in claims.values()} == {"share", "table", "price", "history", "blend"}
     for claim in claims.values():
         for name, prior in claim.parameters.items():
             cited = bool(prior.evidence) or "judgement" in prior.source or prior.distribution == "fixed"
@@ -171,6 +171,16 @@ def test_a_booked_price_is_drawn_from_the_book_and_a_missing_one_is_one_line():
         prices.booked(Booked(provider="stargate", gpu="h100_sxm_80gb", term="spot"), 10, 1)
 
 
+def test_a_price_that_was_not_known_then_is_compared_with_nothing():
+    """Stargate's machines are priced since May 2026: before, the contract alone can be judged."""
+    rows = prices.answer(config.load(Claim, C), datetime.date(2026, 5, 13))
+    subjects = {row["subject"] for row in rows if row["kind"] == "verdict"}
+    assert subjects == {"stargate_cheaper_by_contract", "stargate_75_percent_by_2030"}
+    notes = [row["note"] for row in rows if row["kind"] == "finding"]
+    assert notes == ["no such price was known on 2026-05-13"] * 2
+    assert "stargate_cheaper_by_owner_cost" in {row["subject"] for row in prices.answer(config.load(Claim, C))}
+
+
 def test_the_price_claim_answers_by_level_with_saving_and_delivery():
     rows = [r for r in table.claims([], TODAY) if r["claim"] == C]
     verdicts = {r["subject"]: r for r in rows if r["kind"] == "verdict"}
@@ -186,12 +196,12 @@ def test_the_price_claim_answers_by_level_with_saving_and_delivery():
 
 def test_a_price_without_its_instance_is_no_price_of_the_book(folder):
     """gpu_only rows leave out the host: a comparison that names them finds nothing to compare."""
-    path = folder.parent / "providers" / "oracle.toml"
+    path = folder.parent / "providers" / "oracle.csv"
     text = path.read_text()
-    assert 'includes = "instance"' in text
+    assert ",instance," in text
     asked = Booked(provider="oracle", gpu="h100_sxm_80gb", term="on_demand")
     assert prices.booked(asked, 1000, 0).mean() > 0
-    path.write_text(text.replace('includes = "instance"', 'includes = "gpu_only"'))
+    path.write_text(text.replace(",instance,", ",gpu_only,"))
     with pytest.raises(ConfigError, match=r"oracle.toml: price: expected h100_sxm_80gb at on_demand"):
         prices.booked(asked, 1000, 0)
 

@@ -22,7 +22,7 @@ def bench(*arguments, **options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=QUIET, **options)
 
 
-@pytest.mark.parametrize("verb", ["run", "price", "claim", "report", "list", "doctor"])
+@pytest.mark.parametrize("verb", ["run", "price", "prices", "claim", "report", "list", "doctor"])
 def test_every_verb_has_real_help(verb):
     answer = bench(verb, "--help")
     assert answer.returncode == 0 and len(re.sub(r"\s+", " ", answer.stdout)) > 150
@@ -56,6 +56,9 @@ def test_doctor_names_the_machine_and_each_backend():
         (["run", "--budget", "soon"], "--budget: expected a time such as 8m or 90s, got 'soon'"),
         (["list", "cats"], "list: expected one of models, gpus"),
         (["price", "--run", "/nonexistent"], "/nonexistent: no cells.csv there; expected a run folder"),
+        (["price", "--as-of", "soon"], "--as-of: expected a day such as 2025-06-01"),
+        (["price", "--prices", "/nonexistent.toml"], "/nonexistent.toml: cannot be read"),
+        (["prices", "refresh", "--provider", "vast"], "--provider: expected one of aws, azure"),
         (["claim", "--configs", "/nonexistent"], "/nonexistent: no such folder"),
     ],
 )
@@ -90,9 +93,9 @@ def test_a_broken_config_stops_a_run_before_anything_is_written(tmp_path, kind, 
 
 
 def test_a_broken_price_stops_the_pricing_before_anything_is_written(tmp_path):
-    folder = broken(tmp_path, "providers", "aws.toml", "usd_per_gpu_hour = ", "usd_per_gpu_hour = -")
+    folder = broken(tmp_path, "providers", "aws.csv", ",6.88,", ",-6.88,")
     answer = bench("price", "--out", tmp_path / "out", "--configs", folder)
-    assert answer.returncode == 2 and "aws.toml" in answer.stderr and "usd_per_gpu_hour" in answer.stderr
+    assert answer.returncode == 2 and "aws.csv line" in answer.stderr and "usd_per_gpu_hour" in answer.stderr
     assert not (tmp_path / "out").exists()
 
 

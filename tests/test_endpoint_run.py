@@ -1,28 +1,32 @@
 """`bench run --endpoint`: a whole ladder against a server of raw sockets, what it writes, and what it refuses."""
 
+import asyncio
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 pytest.importorskip("httpx")
 
 from bench import endpoint, runs, serving_results
+from bench.client.address import Endpoint
 from bench.client.server import NoServer
 from bench.config import ConfigError
 from bench.endpoint import Asked, address
 from bench.points import validity
 from bench.price.throughput import throughput
-from tests.raw_server import HEAD, Call, RawServer, after, answer, serving
+from tests.raw_server import DONE, END, HEAD, Call, RawServer, after, answer, chunk, delta, serving, usage
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY = "sk-secret-of-the-test"
+KEY = "sk-secret/of+the/test-0123456789"
 MODEL = [{"id": "someone/Tiny-7B", "max_model_len": 400}]
 ASKED = Asked(gpu="h100_sxm_80gb", num_gpus=8, workload="serve_chat_tiny", load_s=1.5)
 
@@ -205,6 +209,85 @@ def test_a_redirect_is_not_followed_and_takes_no_key_along(tmp_path, monkeypatch
     assert not other.calls
 
 
+async def lies(call: Call) -> None:
+    """More tokens than were asked for, and more cached than the prompt has; calibration gets the truth."""
+    if call.connection <= 2:  # the list of models, calibration
+        return await answer(call)
+    count = {1: 10**400, 0: 10**6}[call.connection % 2]
+    await call.send(HEAD, delta(content=" a"), delta("length"), usage(20, count, cached=99), DONE, END)
+
+
+async def never_closes(call: Call) -> None:
+    """[DONE], and a connection that stays open."""
+    tokens, words = call.body["max_tokens"], len(call.body["messages"][0]["content"].split())
+    await call.send(HEAD, *[delta(content=" a") for _ in range(tokens)], delta("length"))
+    await call.send(usage(2 * words + 11, tokens), DONE)
+    await asyncio.sleep(30)
+
+
+async def endless(call: Call) -> None:
+    """A complaint without an end."""
+    if call.connection <= 2:  # the list of models, calibration
+        return await answer(call)
+    await call.send(b"HTTP/1.1 500 X\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(300):
+        await call.send(chunk(b"x" * (1 << 20)))
+
+
+def test_a_usage_that_cannot_be_counts_for_nothing(tmp_path):
+    with RawServer(serving(lies, MODEL)) as server:
+        folder, row, _ = measured(server, tmp_path, replace(ASKED, concurrencies=(2,), load_s=1.0))
+    requests = serving_results.read(folder, "requests")
+    assert {request["status"] for request in requests} <= {"uncounted", "cut"}
+    assert row["status"] == "error" and "uncounted" in row["reason"]
+
+
+def test_done_is_the_end_of_an_answer_though_the_connection_stays(tmp_path):
+    with RawServer(serving(never_closes, MODEL)) as server:
+        folder, _, _ = measured(server, tmp_path, replace(ASKED, concurrencies=(8,), load_s=2.0))
+    statuses = [request["status"] for request in serving_results.read(folder, "requests")]
+    assert statuses.count("ok") >= 8 and set(statuses) <= {"ok", "cut"}
+
+
+def test_a_complaint_is_read_no_further_than_its_beginning(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with RawServer(serving(endless, MODEL)) as server:
+        folder, _, _ = measured(server, tmp_path, replace(ASKED, concurrencies=(1,), load_s=1.0))
+    assert {request["status"] for request in serving_results.read(folder, "requests")} <= {"http_500", "cut"}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "KiB"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        json.dumps({"data": [{"id": f"model-{KEY}"}]}),
+        json.dumps({"data": [{"id": KEY[:12]}, {"id": "other"}]}),
+        f"who is {KEY}?",
+        "x" * 50 + KEY,
+        json.dumps({"data": [{"id": "a\ud800"}]}),
+        "[" * 100_000,
+        "x" * (2 << 20),
+    ],
+    ids=lambda said: said[:24],
+)
+def test_whatever_the_list_of_models_says_is_one_line_without_the_key(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("THE_KEY", KEY)
+
+    async def talks(call: Call) -> None:
+        await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(said.encode()), said.encode())
+
+    with RawServer(talks) as server, pytest.raises(NoServer) as caught:
+        measured(server, tmp_path, api_key_env="THE_KEY")
+    assert KEY[:8] not in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("form", [KEY, KEY.replace("/", "\\/"), quote(KEY, safe=""), KEY[:14] + " " + KEY[4:]])
+def test_a_key_is_masked_however_it_is_written(form, monkeypatch):
+    monkeypatch.setenv("THE_KEY", KEY)
+    masked = Endpoint("http://x/v1", "m", api_key_env="THE_KEY").masked(f"no access with {form} here")
+    assert not any(KEY[at : at + 8] in masked for at in range(len(KEY) - 7)) and masked.startswith("no access with ")
+
+
 def command(url, out, *more):
     options = ["--gpu", "cpu", "--workload", "serve_chat_tiny", "--seconds", "2", "--out", str(out), *more]
     return [sys.executable, "-m", "bench", "run", "--endpoint", url, *options]
@@ -235,6 +318,8 @@ def test_the_command_line_and_ctrl_c_keeps_what_was_measured(tmp_path):
     [
         (["--endpoint", "http://127.0.0.1:9/v1"], 1, "error: http://127.0.0.1:9/v1/models: ConnectError"),
         (["--endpoint", "ftp://x/v1"], 2, "error: --endpoint: 'ftp://x/v1': expected http://host:port/v1"),
+        (["--endpoint", "http://[v1.x]/v1"], 2, "error: --endpoint: 'http://[v1.x]/v1': expected a host"),
+        (["--endpoint", "http://\u0663.1/v1"], 2, "expected a host of plain letters"),
         (["--extra-body", "[1]"], 2, "error: --extra-body: expected a JSON object, got '[1]'"),
         (["--max-concurrency", "1,x"], 2, "error: --max-concurrency: expected positive whole numbers such as 1,8"),
         (["--request-rate", "0"], 2, "error: --request-rate: expected positive numbers such as 1,8, got '0'"),

@@ -130,16 +130,43 @@ def test_what_does_not_fit_is_refused():
         served.add(Request(7, np.zeros(100, dtype=np.int32), 61))
 
 
+def test_an_equal_block_after_another_beginning_is_not_taken_from_the_cache():
+    net = network()
+    a, b, c = np.random.default_rng(3).integers(0, net.model.vocab, (3, 16), dtype=np.int32)
+    served = engine(net)
+    asked = [Request(0, np.concatenate((a, b, a, c, c[:1])), 12), Request(1, np.concatenate((a, c, c[:1])), 12)]
+    for request in asked:
+        drain(served, [request])
+    assert [request.output for request in asked] == [alone(net, request) for request in asked]
+    assert [request.cached_tokens for request in asked] == [0, 16]
+
+
+def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Which tokens of each row of logits may be drawn; one that is so by rounding alone too."""
+    mass, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
+    kept = mass.cumsum(-1) - mass < top_p + 1e-4
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+@torch.no_grad()
 def test_sampling_draws_from_the_nucleus_and_temperature_0_is_greedy():
     net = network()
     greedy, drawn = (requests(40, net.model.vocab) for _ in range(2))
-    for request in drawn:
-        if request.number % 2:
-            request.temperature, request.top_p = 1.0, 0.9
+    for request in drawn[1::2]:
+        request.temperature, request.top_p = 2.0, (0.3 if request.number % 4 == 1 else 1.0)
     drain(engine(net), greedy)
     drain(engine(net, greedy=False), drawn)
     same = [a.output == b.output for a, b in zip(greedy, drawn, strict=True)]
     assert all(same[::2]) and not any(same[i] for i in range(1, 40, 2) if len(greedy[i].output) > 4)
+    # The nucleus has 0.31 of the mass: were top_p ignored, 158 draws would stay inside with a chance of 1e-80. Of the
+    # 176 with top_p = 1, 0.31 +- 0.035 are inside; at temperature 1, 0.50 +- 0.038 would be.
+    inside: dict[float, list[bool]] = {0.3: [], 1.0: []}
+    for request in drawn[1::2]:
+        logits = net(torch.tensor([*request.prompt, *request.output])[None])[0, len(request.prompt) - 1 : -1]
+        drawable = nucleus(logits, 2.0, 0.3)
+        inside[request.top_p] += drawable[range(request.max_tokens), request.output].tolist()
+    assert len(inside[0.3]) == 158 and all(inside[0.3])
+    assert len(inside[1.0]) == 176 and 0.2 < sum(inside[1.0]) / 176 < 0.41
 
 
 def test_an_fp8_cache_serves_nearly_the_same_logits():

@@ -36,6 +36,7 @@ MAY = {
     "results": set(),
     "runs": {"results"},
     "install": set(),
+    "options": {"config"},
     "kernels": set(),
     "model": {"config", "kernels"},
     "traffic": {"config"},
@@ -53,11 +54,12 @@ MAY = {
     "tune": {"config", "results", "kernels", "measure"},
     "peers": {"config", "kernels", "measure"},
     "kernel_results": {"results"},
+    "importers": {"config", "results", "runs", "options"},
     "price": {"config", "results", "runs"},
     "claim": {"config", "results", "price"},
     "report": {"config", "results", "price", "claim"},
     "derive": {"config", "results", "runs", "kernel_results", "price", "claim", "report"},
-    "catalogue": {"config", "traffic", "price", "claim"},
+    "catalogue": {"config", "traffic", "price", "claim", "importers"},
     "doctor": LEFT | {"install"},
     "__main__": {
         *(
@@ -73,11 +75,14 @@ MAY = {
             "catalogue",
             "doctor",
             "tune",
+            "options",
+            "importers",
+            "price",
         ),
     },
     "__init__": set(),
 }
-RIGHT = ("price", "claim", "report", "derive", "results", "runs", "config")
+RIGHT = ("importers", "price", "claim", "report", "derive", "results", "runs", "config", "options")
 FILES = [*(ROOT / "bench").rglob("*.py"), *(ROOT / "kernels").glob("*.py")]
 FILES = sorted({path for path in FILES if "bench/kernels" not in str(path)})
 
@@ -89,13 +94,9 @@ def room_of(path: Path) -> str:
 
 def room(name: str) -> str:
     """The room of a module or folder of bench: what configs say is one room in four files, what CSVs say in three."""
-    return {
-        "architecture": "config",
-        "workload": "config",
-        "mix": "config",
-        "serving_results": "results",
-        "money_results": "results",
-    }.get(name, name)
+    rooms = {"architecture": "config", "workload": "config", "mix": "config"}
+    csvs = ("serving_results", "import_results", "money_results")
+    return (rooms | dict.fromkeys(csvs, "results")).get(name, name)
 
 
 def imported(path: Path) -> set[str]:

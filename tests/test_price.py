@@ -238,7 +238,8 @@ def test_a_contract_range_reaches_the_cost():
 
 
 def test_regional_median_is_not_the_lowest_and_counts_a_region_once():
-    prices = [price(region=r, usd_per_gpu_hour=u) for r, u in (("a", 1.0), ("a", 1.0), ("b", 4.0), ("c", 5.0))]
+    sold = (("a", "one", 1.0), ("a", "two", 1.0), ("b", "one", 4.0), ("c", "one", 5.0))
+    prices = [price(region=region, sku=sku, usd_per_gpu_hour=usd) for region, sku, usd in sold]
     made = one(row(), *prices)
     (summary,) = cost.regional(made)
     per_usd = made[0]["x_usd_per_million_tokens"]

@@ -1,5 +1,8 @@
 """The engine's bookkeeping: blocks, prefix cache, scheduling. Tokens are arithmetic; test_engine.py has a model."""
 
+import itertools
+from collections import deque
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -109,12 +112,21 @@ def test_without_prefix_caching_nothing_is_found():
 
 
 def test_an_equal_block_after_another_beginning_is_another_block():
-    scheduler = made()
-    scheduler.add(request(1, [1, 1, 1, 1, 5, 6, 7, 8, 9], max_tokens=1))
+    a, b, c, d = ([number] * 4 for number in range(1, 5))
+    scheduler = made(blocks=30)
+    scheduler.add(request(1, [*a, *b, *a, *c, 9], max_tokens=1))
+    scheduler.add(request(2, [*d, *c, 9], max_tokens=1))
     run(scheduler)
-    scheduler.add(other := request(2, [2, 2, 2, 2, 5, 6, 7, 8, 9], max_tokens=1))
-    run(scheduler)
-    assert other.cached_tokens == 0
+    blocks_known = {
+        (*a, *c, 9): 1,  # 2 were a block known by its own tokens, or by those of one more
+        (*b, *a, *c, 9): 0,  # 3, by its own tokens
+        (*d, *b, *a, *c, 9): 1,  # 4, by its own tokens and its place
+        (*a, *b, *a, *c, 9): 4,
+    }
+    for prompt, known in blocks_known.items():
+        scheduler.add(asked := request(3, list(prompt), max_tokens=1))
+        run(scheduler)
+        assert asked.cached_tokens == 4 * known, prompt
 
 
 def test_the_beginnings_of_prompts_stay_longest():
@@ -141,6 +153,41 @@ def test_where_the_cache_is_full_the_last_admitted_is_computed_again_and_ends_wi
     assert tight.preemptions == again.preemptions > 0
     assert again.output == alone.output
     assert tight.blocks.available == 6 and len(steps) > 9
+
+
+def test_the_preempted_wait_in_front_in_the_order_they_came():
+    scheduler = made(blocks=5, seqs=3)
+    for number in (1, 2, 3, 4):
+        scheduler.add(request(number, 4, max_tokens=9))
+    queues = []
+    while scheduler.waiting or scheduler.running:
+        queues.append([waiting.number for waiting in scheduler.waiting])
+        learn(scheduler, scheduler.schedule())
+    changes = [queue for queue, _ in itertools.groupby(queues)]
+    assert changes[:4] == [[1, 2, 3, 4], [4], [3, 4], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("late, back", [(0, 5), (1, 5), (2, 6)])
+def test_the_preempted_wait_for_the_next_step_and_for_their_last_token(late, back):
+    """Step 4 preempts. Of two equal prompts the second then finds the first one's blocks, and would fit at once.
+
+    `late`: steps on their way, their tokens unknown, when the next is planned; `back`: the step that admits it again.
+    """
+    scheduler = made(blocks=6, tokens=24)
+    scheduler.add(request(0, 5, max_tokens=1))
+    run(scheduler)
+    both = [request(number, list(range(9)), max_tokens=8) for number in (1, 2)]
+    for one in both:
+        scheduler.add(one)
+    flying: deque[list[Piece]] = deque()
+    computed = []
+    for step in range(back + 1):
+        flying.append(scheduler.schedule())
+        computed += [(step, piece.start) for piece in flying[-1] if piece.request is both[1]]
+        if len(flying) > late:
+            learn(scheduler, flying.popleft())
+    assert computed == [(0, 4), (1, 9), (2, 10), (3, 11), (back, 12)]
+    assert [one.cached_tokens for one in both] == [4, 4], "as first admitted: not the 12 found later"
 
 
 @pytest.mark.parametrize("prompt, tokens", [(0, 1), (4, 0), (70, 20)])
@@ -183,11 +230,14 @@ class Bookkeeping(RuleBasedStateMachine):
     @precondition(lambda self: len(self.flying) < 2)
     @rule()
     def launch(self):
+        ran, preemptions = list(self.scheduler.running), self.scheduler.preemptions
         pieces = self.scheduler.schedule()
         assert sum(piece.count for piece in pieces) <= self.scheduler.max_num_batched_tokens
+        assert self.scheduler.preemptions == preemptions or all(piece.request in ran for piece in pieces)
         assert len({piece.request.number for piece in pieces}) == len(pieces)
         for piece in pieces:
             assert piece.start + piece.count <= 4 * len(piece.request.blocks)
+            assert piece.decode or piece.start + piece.count <= piece.request.known
         self.flying.append(pieces)
 
     @precondition(lambda self: self.flying)
@@ -211,6 +261,12 @@ class Bookkeeping(RuleBasedStateMachine):
         assert len(scheduler.running) <= scheduler.max_num_seqs
         slots = [owner.slot for owner in scheduler.running]
         assert len(set(slots)) == len(slots) and all(0 <= slot < scheduler.max_num_seqs for slot in slots)
+
+    @invariant()
+    def who_came_first_waits_in_front(self):
+        if hasattr(self, "scheduler"):
+            numbers = [owner.number for owner in self.scheduler.waiting]
+            assert numbers == sorted(numbers)
 
     @invariant()
     def the_prefix_cache_names_each_block_once(self):

@@ -92,7 +92,7 @@ def test_a_cpu_is_priced_by_its_vcpus_and_marked(tmp_path):
     rows = costs(tmp_path, [made.closed(2, cell)], [made.on_cpu()], book=None)
     row = rows["concurrency=2", "retail"]
     assert row["illustrative"] == "yes" and row["traffic"] == "chat" and 0.01 < row["usd_per_hour"] < 1
-    again = serving_cost.hourly(serving_cost.providers().values(), {"device": "cpu"}, made.AS_OF, 8)
+    again = serving_cost.hourly(serving_cost.providers().values(), {"device": "cpu"}, 8)
     assert again["retail"][0] == pytest.approx(2 * row["usd_per_hour"]), "8 vCPUs for 4"
 
 
@@ -100,7 +100,7 @@ def test_prices_that_buy_no_instance_count_for_nothing():
     only = made.price(0.1, includes="gpu_only")
     book = [made.Provider(key="a", name="a", kind="neocloud", price=(only, made.price(4.0)))]
     point = {"device": "cuda", "gpu": "h100_sxm_80gb"}
-    assert serving_cost.hourly(book, point, made.AS_OF, None) == {"retail": (4.0, 1)}
+    assert serving_cost.hourly(book, point, None) == {"retail": (4.0, 1)}
 
 
 def test_rows_are_written_and_read(tmp_path):

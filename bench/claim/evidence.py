@@ -9,6 +9,7 @@ Standard library only.
 from __future__ import annotations
 
 import csv
+import datetime
 import difflib
 import functools
 import math
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import config
+from bench.price.known import known
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Figure:
     unit: str
     start: str  # period the figure is about: "2024" or "2024-01"
     end: str
+    published: str  # day, month or year; blank where nobody says
 
 
 def figures() -> dict[str, Figure]:
@@ -69,7 +72,17 @@ def _figure(row: dict[str, str]) -> Figure:
         unit=row["unit"],
         start=row["period_start"],
         end=row["period_end"],
+        published=row["published"],
     )
+
+
+def hindsight(ids: Iterable[str], as_of: datetime.date) -> str | None:
+    """One line where claims lean on figures published after `as_of`: their priors are those of today."""
+    cited = sorted(set(ids))
+    later = [name for name in cited if not known(figures()[name].published, as_of)]
+    if not later:
+        return None
+    return f"{len(later)} of {len(cited)} public figures behind the claims were published after {as_of}: hindsight"
 
 
 def require_known(ids: Iterable[str], key: str = "evidence") -> None:

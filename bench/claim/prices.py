@@ -11,6 +11,7 @@ warned about. A delivery asks the other half: whether that much capacity would b
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,22 +30,32 @@ class LevelError(ConfigError):
     """Prices of two levels: no verdict can rest on that. Exit code 2, as for any config."""
 
 
-def answer(claim: Claim) -> list[Finding]:
-    """Every finding of a price claim. Raises LevelError."""
+def answer(claim: Claim, as_of: datetime.date = datetime.date.max) -> list[Finding]:
+    """Every finding of a price claim, at the prices that stand at `as_of`. Raises LevelError.
+
+    A side whose price was not known then has a finding that says so, and no comparison.
+    """
     draws = draw(claim.parameters, claim.correlation, claim.draws, claim.seed)
     sides = {side.name: side for side in claim.side}
-    prices = {key: price(side, draws, claim.draws, claim.seed) for key, side in sides.items()}
-    result = [_price(claim, side, prices[key]) for key, side in sides.items()]
+    found = {key: price(side, draws, claim.draws, claim.seed, as_of) for key, side in sides.items()}
+    prices = {key: values for key, values in found.items() if values is not None}
+    result = [_price(claim, sides[key], values) for key, values in prices.items()]
+    unknown = [side for key, side in sides.items() if key not in prices]
+    result += [finding(claim, "finding", subject=s.text, note=f"no such price was known on {as_of}") for s in unknown]
     for comparison in claim.comparison:
         left, right = sides[comparison.left], sides[comparison.right]
+        if not {left.name, right.name} <= set(prices):
+            continue
         ratio = price_ratio(left, right, prices)
         result += _compared(claim, comparison, left, right, ratio, draws[comparison.moved])
     return result + [_delivered(claim, delivery, draws) for delivery in claim.delivery]
 
 
-def price(side: Side, draws: Mapping[str, Array], count: int, seed: int) -> Array:
-    """USD per GPU-hour, shape (count,). Raises ConfigError where the book has no such price."""
-    value = booked(side.booked, count, seed) if side.booked else np.ones(count)
+def price(side: Side, draws: Mapping[str, Array], count: int, seed: int, as_of: datetime.date) -> Array | None:
+    """USD per GPU-hour, shape (count,), or None where it was not known then. Raises ConfigError."""
+    value = booked(side.booked, count, seed, as_of) if side.booked else np.ones(count)
+    if value is None:
+        return None
     for name in side.multiply:
         value = value * draws[name]
     for name in side.divide:
@@ -52,16 +63,21 @@ def price(side: Side, draws: Mapping[str, Array], count: int, seed: int) -> Arra
     return value
 
 
-def booked(asked: Booked, count: int, seed: int) -> Array:
-    """Draws of a price of the book: the owner's annuity, or a triangle over the rows' ranges."""
-    provider = config.load(book.Provider, asked.provider)
-    machines = [machine for machine in provider.owned if machine.gpu == asked.gpu]
-    if asked.term == "owned" and machines:
-        return owned.draws(machines[0], count, seed)
-    rows = [row for row in provider.price if (row.gpu, row.term, row.includes) == (asked.gpu, asked.term, "instance")]
-    if not rows:
-        wanted = f"{asked.gpu} at {asked.term}"
-        raise ConfigError(f"configs/providers/{asked.provider}.toml: price: expected {wanted}")
+def booked(asked: Booked, count: int, seed: int, as_of: datetime.date = datetime.date.max) -> Array | None:
+    """Draws of a price of the book: the owner's annuity, or a triangle over the rows' ranges; None: not known then.
+
+    Raises ConfigError where the book never had such a price.
+    """
+    path = config.CONFIGS / book.Provider.FOLDER / f"{asked.provider}.toml"
+    seller = book.provider(path)
+    machines = [row for row in seller.owned if row.gpu == asked.gpu and asked.term == "owned"]
+    rows = [row for row in seller.price if (row.gpu, row.term, row.includes) == (asked.gpu, asked.term, "instance")]
+    if not machines and not rows:
+        raise ConfigError(f"{book.shown(path)}: price: expected {asked.gpu} at {asked.term}")
+    if then := book.newest(machines, as_of):
+        return owned.draws(then[0], count, seed)
+    if not (rows := list(book.newest(rows, as_of))):
+        return None
     prices = sorted(row.usd_per_gpu_hour for row in rows)
     low = min(row.low or row.usd_per_gpu_hour for row in rows)
     high = max(row.high or row.usd_per_gpu_hour for row in rows)

@@ -17,7 +17,8 @@ GPU. How tokens spread over a mixture's experts is not: the rates under uniform 
 (Zipf) routing count alike, each of its own fastest configuration. Uniform alone would flatter
 training, for real data never routes evenly; skewed alone would charge it with what our own serving
 rows, of random weights, do not pay. The router's own choice, of random weights too, counts as uniform.
-Imported rows are other people's choices, so all of them count alike.
+Imported rows are other people's choices, so all of them count alike; of an imported sweep of loads the best alone
+is a choice, the others (flag `below_best`) are points of its frontier.
 
 Who never enters: CPU rows, models under 0.5e9 parameters, slices without a two-depth fit; adapters on
 a frozen base (LoRA), whose trained token costs 4N and not 6N; steps of reinforcement learning, which
@@ -47,6 +48,7 @@ from scipy.special import ndtr
 from bench import config
 from bench.architecture import Model
 from bench.claim.priors import Array, normals
+from bench.price.imports import BELOW_BEST
 from bench.price.throughput import IDLE_INCLUDED
 from bench.results import BASES
 
@@ -138,6 +140,8 @@ def refusal(row: Row, models: Mapping[str, Model]) -> str | None:
         return "without a rate"
     if "above_datasheet" in _flags(row):
         return "above the datasheet"
+    if BELOW_BEST in _flags(row):
+        return "of a load below the best of its sweep"
     if row["phase"] == "serve" and _served_per_counted(row) is None:
         return "without the lengths to count input and output"
     return None

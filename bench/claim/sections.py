@@ -2,17 +2,18 @@
 
 Statements and definitions say what is true or false; a decision says from which probability on. The
 rest belongs to one kind of claim: printed rows to `table`, sides, comparisons and deliveries to
-`price`, checks and workload classes to `share`, blends to `blend`. Each section checks itself; spec.py checks that the
-sections fit each other.
+`price`, periods to `history`, portfolios to `blend`, checks and workload classes to `share`. Each section
+checks itself; spec.py checks that the sections fit each other.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from bench.claim import evidence as evidence_table
 from bench.claim.definitions import require_name
-from bench.config import keys, require
+from bench.config import Gpu, keys, require
 from bench.price.book import LEVELS as TERM_LEVELS
 from bench.price.portfolio import Portfolio
 
@@ -180,6 +181,32 @@ class Delivery:
     other: str
     share: str
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """Months in which a GPU's price under a term is said to have fallen, at sellers known for `least_months`."""
+
+    name: str
+    text: str
+    gpu: str
+    term: str
+    since: str  # months: "2023-06"
+    until: str
+    least_months: int
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_name(self.term, TERM_LEVELS, "term", "term")
+        require_name(self.gpu, keys(Gpu), "gpu", "GPU")
+        for name in ("since", "until"):
+            month = getattr(self, name)
+            require(
+                bool(re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", month)), name, f"a month such as 2023-06, got {month!r}"
+            )
+        require(self.since < self.until, "until", f"a month after {self.since}, got {self.until}")
+        require(self.least_months >= 1, "least_months", f"at least 1, got {self.least_months}")
+        evidence_table.require_known(self.evidence)
 
 
 @dataclass(frozen=True, kw_only=True)

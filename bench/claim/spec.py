@@ -2,9 +2,9 @@
 
 A claim says what is asserted (statements), by which accounting (definitions), over which years,
 with which uncertain inputs (parameters: a prior, a unit and a source each) and how a probability
-becomes a verdict (decision). Four kinds share the format: `share` (serving / (serving + X) a
-year), `table` (rows somebody printed), `price` (two prices per GPU-hour, at one level) and `blend`
-(two portfolios of configs/portfolios: `assumptions` names the parameter behind each of blend.ASSUMPTIONS).
+becomes a verdict (decision). Five kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
+somebody printed), `price` (two prices per GPU-hour, at one level), `history` (did a price fall) and `blend` (two
+portfolios of configs/portfolios; `assumptions` names the parameter behind each of blend.ASSUMPTIONS).
 
 Nothing here computes. A name that leads nowhere, a prior out of order or an evidence id nobody can
 look up is one line naming file, key and expectation. Another claim is another TOML, nothing else.
@@ -26,6 +26,7 @@ from bench.claim.sections import (
     Decision,
     Delivery,
     Headline,
+    Period,
     Printed,
     Side,
     Statement,
@@ -38,6 +39,7 @@ KINDS = {  # kind -> the sections it must have
     "share": ("statement", "definitions", "headline"),
     "table": ("printed", "share_claim", "organisation"),
     "price": ("side", "comparison"),
+    "history": ("period",),
     "blend": ("blend", "assumptions"),
 }
 
@@ -70,6 +72,7 @@ class Claim:
     side: tuple[Side, ...] = ()
     comparison: tuple[Comparison, ...] = ()
     delivery: tuple[Delivery, ...] = ()
+    period: tuple[Period, ...] = ()
     blend: tuple[Blend, ...] = ()
     assumptions: dict[str, str] = field(default_factory=dict)  # blend: assumption -> parameter
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import config
-from bench.claim import blends, engine, prices, printed
+from bench.claim import blends, engine, history, prices, printed
 from bench.claim.ratio import Row
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, finding
@@ -29,7 +29,7 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
     worlds: dict[str, World] = {}
     for key, claim in files.items():
         named = claim.share_claim if claim.kind == "table" else key
-        if claim.kind not in ("price", "blend") and named not in worlds:
+        if claim.kind in ("share", "table") and named not in worlds:
             worlds[str(named)] = world(_share_claim(files, claim), rows)
     result = []
     for key, claim in files.items():
@@ -39,8 +39,10 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
             result += printed.answer(claim, worlds[str(claim.share_claim)])
         elif claim.kind == "blend":
             result += blends.answer(claim)
+        elif claim.kind == "price":
+            result += prices.answer(claim, as_of)
         else:
-            result += prices.answer(claim)
+            result += history.answer(claim, as_of)
         result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))
     return sorted(result, key=_place)
 

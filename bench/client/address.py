@@ -12,9 +12,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+PIECE = 8  # characters of a key in a row that are not shown
 HEADER = {chr(code) for code in range(33, 127)}  # what a bearer token may be made of: visible ASCII
 
 
@@ -63,6 +64,24 @@ class Endpoint:
         except ValueError:
             return host == "localhost"
 
+    def masked(self, words: str) -> str:
+        """What a server said without the key, which some repeat in their complaints. Takes the words uncut.
+
+        Eight characters of it in a row are enough to be masked, as they stand or escaped as in JSON or an address.
+        """
+        try:
+            key = self.key()
+        except ValueError:
+            key = None
+        if not key:
+            return words
+        words = words.replace("\\/", "/")
+        for form in {key, quote(key, safe=""), json.dumps(key)[1:-1]}:
+            words = words.replace(form, "***")
+            for start in range(max(1, len(form) - PIECE + 1)):
+                words = words.replace(form[start : start + PIECE], "***")
+        return words
+
     def key(self) -> str | None:
         """The API key, from the environment. Raises ValueError without repeating any of it."""
         if self.api_key_env is None:
@@ -107,3 +126,5 @@ def check_url(url: str) -> None:
         raise ValueError(f"{url.split('?')[0].split('#')[0]!r}: an address ends with its path: no ?, # or blank")
     if ":" in host:
         ipaddress.ip_address(host.partition("%")[0])
+    elif "[" in parts.netloc or not host.isascii():
+        raise ValueError(f"{url!r}: expected a host of plain letters, digits and dots, or an address of the internet")

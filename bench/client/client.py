@@ -27,6 +27,8 @@ from bench.traffic.records import CUT, OK, Planned, Record
 
 UNCOUNTED = "uncounted"
 MOST_ERROR_BYTES = 4096
+AFTER_DONE_S = 1.0  # for the end of the stream to follow [DONE]
+SLACK_TOKENS = 16  # that an answer may have beyond what was asked: some count a stop token, or a step run ahead
 
 
 @dataclass(slots=True)
@@ -93,7 +95,7 @@ class Client:
 
     def clean(self, words: str) -> str:
         """One short line without the key, which some servers repeat in their complaints. Takes the words uncut."""
-        return shown(words.replace(self.secret, "***") if self.secret else words)
+        return shown(self.endpoint.masked(words))
 
     async def aclose(self) -> None:
         await self.http.aclose()
@@ -147,6 +149,8 @@ async def stream(
             raise
         task.uncancel()
         record.status, record.reason = watch.status, watch.reason
+        if answer.done and watch.status == "timeout":  # it said so, and left the connection open
+            record.status, record.reason = _ended(answer)
     except (Malformed, ServerError) as error:
         status = "malformed" if isinstance(error, Malformed) else "server_error"
         record.status, record.reason = status, client.clean(str(error))
@@ -183,10 +187,18 @@ async def _answered(
         await _read(response, answer, watch, client.endpoint.timeouts.between_chunks_s, clock)
     finally:
         await response.aclose()
-    answer.close()
     if not answer.events:
+        coded = response.headers.get("content-encoding")
+        if coded:
+            return "malformed", f"the answer is compressed ({client.clean(coded)}), though none was asked for"
         kind = response.headers.get("content-type", "none")
         return "malformed", f"no server-sent events in the answer (content type {client.clean(kind)})"
+    return _ended(answer)
+
+
+def _ended(answer: Answer) -> tuple[str, str]:
+    """Status and reason of a stream that brought events and came to its end."""
+    answer.close()
     if not answer.finished:
         return "closed", f"the stream ended after {answer.events} events without saying why"
     if answer.counted("completion_tokens") is None or answer.counted("prompt_tokens") is None:
@@ -205,7 +217,9 @@ async def _read(
         at_s = clock()
         for data in events.feed(chunk):
             answer.read(data, at_s)
-            if not waiting:
+            if answer.done:
+                watch.allow(AFTER_DONE_S, "nothing more after [DONE]")
+            elif not waiting:
                 watch.again(between_s)
             elif answer.token_s:
                 waiting = False
@@ -240,9 +254,18 @@ def _count(record: Record, answer: Answer) -> None:
     """What the server counted, if the answer came to its end: a count along the way is not the whole."""
     if record.status != OK:
         return
-    record.input_tokens = answer.counted("prompt_tokens") or record.input_tokens
-    record.output_tokens = answer.counted("completion_tokens") or 0
-    record.cached_tokens = answer.cached_tokens
+    prompt, completion, cached = (
+        answer.counted("prompt_tokens"),
+        answer.counted("completion_tokens"),
+        answer.cached_tokens,
+    )
+    assert prompt is not None and completion is not None
+    if not prompt or (cached or 0) > prompt or completion > record.planned_output_tokens + SLACK_TOKENS:
+        asked = f"{record.planned_output_tokens} at most were asked for"
+        record.status = UNCOUNTED
+        record.reason = f"a usage that cannot be: prompt {prompt}, cached {cached}, completion {completion}; {asked}"
+        return
+    record.input_tokens, record.output_tokens, record.cached_tokens = prompt, completion, cached
 
 
 def token_source(record: Record) -> str:

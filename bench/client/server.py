@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,13 +11,17 @@ import numpy as np
 
 from bench.client.address import Endpoint
 from bench.client.shards import drive_sharded
-from bench.client.sse import shown
+from bench.client.sse import MOST_TOKENS, shown
 from bench.client.text import Calibration, Prompts, calibrate, shortfall
 from bench.client.transport import certificates
+from bench.measure.clock import now
 from bench.points.course import Course
 from bench.traffic.records import OK, Planned
 
 MOST_INPUT_TOKENS = 20_000_000  # prompts of one closed-loop point, all made beforehand: about 100 MB of text
+
+
+MODELS_S, MOST_MODELS_BYTES = 30.0, 1 << 20  # that a list of models may take
 
 
 class NoServer(Exception):
@@ -37,25 +42,39 @@ def offers(endpoint: Endpoint) -> list[Offer]:
     headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def refused(why: str) -> NoServer:
-        said = shown(why.replace(key, "***") if key else why)
+        said = shown(endpoint.masked(why))
         return NoServer(f"{url}: {said}; expected a list of models (--served-model-name NAME does without)")
 
     try:
-        with httpx.Client(verify=certificates(), timeout=30.0, trust_env=endpoint.trust_env) as client:
-            answer = client.get(url, headers=headers, follow_redirects=False)
-    except httpx.HTTPError as error:
+        status, said = _got(url, headers, endpoint.trust_env)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise refused(f"{type(error).__name__}: {error}") from None
-    if answer.status_code != 200:
-        raise refused(f"HTTP {answer.status_code}")
+    if status != 200:
+        raise refused(f"HTTP {status}")
     try:
-        listed = answer.json()["data"]
-        return [Offer(str(one["id"]), _length(one.get("max_model_len"))) for one in listed]
+        listed = [(one["id"], one.get("max_model_len")) for one in json.loads(said)["data"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise refused(f"not what was asked for: {answer.text[:60]!r}") from None
+        raise refused(f"not what was asked for: {said.decode(errors='replace')}") from None
+    for name, _ in listed:
+        if not isinstance(name, str) or not name.isprintable() or endpoint.masked(name) != name:
+            raise refused("a model with a name that cannot be shown")
+    return [
+        Offer(name, length if type(length) is int and 1 < length < MOST_TOKENS else None) for name, length in listed
+    ]
 
 
-def _length(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 1 else None
+def _got(url: str, headers: dict[str, str], trust_env: bool) -> tuple[int, bytes]:
+    """Status and body of an address. Raises httpx's errors; one that is too long, or too slow, is one of them."""
+    begun, said = now(), b""
+    with (
+        httpx.Client(verify=certificates(), timeout=MODELS_S, trust_env=trust_env, follow_redirects=False) as client,
+        client.stream("GET", url, headers=headers) as answer,
+    ):
+        for piece in answer.iter_bytes():
+            said += piece
+            if len(said) > MOST_MODELS_BYTES or now() - begun > MODELS_S:
+                raise httpx.ReadTimeout(f"no end after {len(said)} bytes and {now() - begun:.0f} s")
+        return answer.status_code, said
 
 
 class Server:

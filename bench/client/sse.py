@@ -69,16 +69,20 @@ def data_of(block: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
+MOST_TOKENS = 1 << 31  # of one request
+
+
 class Answer:
     """What the events of one answer have said so far. Times are the caller's."""
 
-    __slots__ = ("end_s", "events", "finished", "last", "pattern", "texts", "token_s", "usage")
+    __slots__ = ("done", "end_s", "events", "finished", "last", "pattern", "texts", "token_s", "usage")
 
     def __init__(self, path: str) -> None:
         self.pattern, self.texts = CONTENT[path], TEXTS[path]
         self.token_s: list[float] = []  # one for each event with content
         self.end_s: float | None = None  # of the last event with a choice in it: the last token, seen or not
         self.events = 0
+        self.done = False  # [DONE] was seen: nothing more is to come
         self.finished = False  # a finish_reason or [DONE] was seen: the server meant to end here
         self.usage: dict[str, Any] | None = None
         self.last: bytes | None = None  # the last event taken unread
@@ -93,7 +97,7 @@ class Answer:
             self.end_s = at_s
             self.last = data
         elif data == DONE:
-            self.finished = True
+            self.done = self.finished = True
         elif data.strip():
             self._parse(data, at_s)
 
@@ -138,9 +142,9 @@ class Answer:
 
 
 def count(counts: Any, key: str) -> int | None:
-    """A whole number that is not negative, or None."""
+    """A whole number that can be a count of tokens, or None."""
     value = counts.get(key) if isinstance(counts, dict) else None
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else None
 
 
 def text(data: bytes) -> str:

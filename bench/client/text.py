@@ -13,12 +13,13 @@ planned to. The achieved counts are in the records; `shortfall` says how far the
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.client.address import ChatRequest, Endpoint
+from bench.client.address import ChatRequest, Endpoint, Timeouts
 from bench.client.client import UNCOUNTED, connect, stream
 from bench.measure.clock import now
 from bench.traffic.records import OK, Planned, Record
@@ -31,6 +32,7 @@ SIXTY_FOUR = (
 )
 WORDS = SIXTY_FOUR.split()
 PROBE_WORDS = (64, 512)
+PROBE_S = 300.0  # a server may load its model first
 
 
 class Uncalibrated(Exception):
@@ -79,7 +81,8 @@ def drawn(count: int, seed: int | tuple[int, ...]) -> np.ndarray:
 
 def calibrate(endpoint: Endpoint, seed: int = 0) -> Calibration:
     """Ask the server for one token after each of two prompts. Raises Uncalibrated, or ValueError without a key."""
-    return fitted(asyncio.run(_probes(endpoint, seed)))
+    patient = dataclasses.replace(endpoint, timeouts=Timeouts(first_token_s=PROBE_S, total_s=PROBE_S))
+    return fitted(asyncio.run(_probes(patient, seed)))
 
 
 def fitted(points: Sequence[tuple[int, int]]) -> Calibration:

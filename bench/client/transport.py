@@ -12,6 +12,7 @@ One transport holds one connection and carries one request at a time; a busy cli
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import cache
@@ -22,9 +23,14 @@ import httpx
 from bench.client.framing import Chunked, Length, Misframed, framing
 from bench.measure.clock import now
 
+MOST_BYTES = 1 << 16
 KEEP_ALIVE_S = 2.0  # idle for longer: servers close after 5 s, and closing may cross the next request on the wire
 POUR = "pour"  # the name in a response's extensions
 Sink = Callable[[bytes], None]
+
+
+class Enough(Exception):
+    """As much of a body as anybody wants was read."""
 
 
 @cache
@@ -198,8 +204,16 @@ class Body(httpx.AsyncByteStream):
             raise httpx.ReadError("the server closed the connection before its answer had ended")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body, or its first MOST_BYTES: whoever reads at leisure reads a complaint."""
         parts: list[bytes] = []
-        await self.pour(parts.append)
+
+        def keep(part: bytes) -> None:
+            parts.append(part)
+            if sum(map(len, parts)) > MOST_BYTES:
+                raise Enough
+
+        with contextlib.suppress(Enough):
+            await self.pour(keep)
         for part in parts:
             yield part
 

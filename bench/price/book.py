@@ -1,213 +1,122 @@
 """The price book: who sells a GPU hour, where, on which terms, at what price, seen when and where.
 
-A provider is one file in configs/providers; a price is one row of it. A row without date or source does not load,
-because a price nobody can check is not a fact. Prices come at three levels and only the same level is compared:
+A provider is one TOML in configs/providers. Its prices are `[[price]]` tables there or, where they are many, lines of
+the CSV of the same stem beside it. A price without date or source does not load, because a price nobody can check is
+not a fact. Prices come at three levels and only the same level is compared:
 
-    retail    on_demand, spot                        what anybody pays today
+    retail    on_demand, spot, capacity_block        what anybody pays today (a block: paid ahead, for days to weeks)
     contract  reserved_1y, reserved_3y, contract     what a tenant pays who signs for years
     owner     owned                                  what the machine costs its owner (an annuity: owned.py)
 
 `usd_per_gpu_hour` is per provisioned hour, always: how much of the hour does work is said once, in cost.py.
+
+Old prices stay. `standing` is the book on a day: of each offer (region, SKU, GPU, term) the newest price known then.
+Whoever prices anything asks it, so a superseded price is in no median.
 """
 
 from __future__ import annotations
 
 import datetime
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
-from bench import config
-from bench.config import require
+from bench import config, results
+from bench.config import ConfigError
+from bench.price.offer import INCLUDES, KINDS, LEVELS, CpuPrice, Owned, Price, Provider, Range
 
-KINDS = ("hyperscaler", "neocloud", "marketplace", "self_built")
-INCLUDES = ("instance", "gpu_only")  # gpu_only: CPU, memory and disk are billed on top; prices no token
-LEVELS = {
-    "on_demand": "retail",
-    "spot": "retail",
-    "reserved_1y": "contract",
-    "reserved_3y": "contract",
-    "contract": "contract",
-    "owned": "owner",
-}
-ONE_OF_MACHINES = "a range for it or for capex_usd_per_gw, and not both"
-ONE_OF_HOUSES = "a range for it or for colocation_usd_per_kw_month, and not both"
+__all__ = ["INCLUDES", "KINDS", "LEVELS", "CpuPrice", "Owned", "Price", "Provider", "Range"]
+
+Row = dict[str, Any]
 STALE_DAYS = 90
 STALE_DAYS_SPOT = 14  # spot moves within weeks
+LISTED: dict[str, tuple[str, str]] = {  # configs/providers/<key>.csv, and what `bench prices refresh` writes
+    "region": ("s", "as the seller names it"),
+    "sku": ("s", "instance or product"),
+    "gpu": ("s", "GPU key"),
+    "gpu_count": ("i", "GPUs sold together"),
+    "includes": ("s", "instance, or gpu_only: CPU, memory and disk are billed on top"),
+    "term": ("s", ", ".join(LEVELS)),
+    "usd_per_gpu_hour": ("f", "per provisioned hour"),
+    "low": ("f", "where the source gives a range"),
+    "high": ("f", "likewise"),
+    "as_of": ("s", "the day it was seen, YYYY-MM-DD"),
+    "source": ("s", "full address of the figure"),
+    "note": ("s", "caveats"),
+}
 
 
-def _gpu(key: str) -> None:
-    folder = config.CONFIGS / config.Gpu.FOLDER
-    near = difflib.get_close_matches(key, config.keys(config.Gpu), 1)
-    hint = f" (nearest: {near[0]})" if near else ""
-    require((folder / f"{key}.toml").is_file(), "gpu", f"a key of configs/gpus{hint}, got {key!r}")
+def provider(path: Path) -> Provider:
+    """A provider's TOML with the CSV of the same stem beside it. Raises ConfigError."""
+    found, beside = config.read(Provider, path), path.with_suffix(".csv")
+    if beside.is_file():
+        try:
+            found = replace(found, price=(*found.price, *listed(beside)))
+        except ValueError as error:
+            raise ConfigError(f"{shown(beside)}: {error}") from None
+    if not (found.price or found.cpu_price or found.owned):
+        tables = "at least one [[price]], [[cpu_price]] or [[owned]] table, or a CSV of that stem beside it"
+        raise ConfigError(f"{shown(path)}: price: expected {tables}")
+    return found
 
 
-def _dated(as_of: datetime.date, source: str) -> None:
-    today = datetime.date.today()
-    require(as_of <= today, "as_of", f"a date not after today, {today}, got {as_of}")
-    require(source.startswith("http"), "source", f"the full address of the figure, got {source!r}")
+def listed(path: Path) -> tuple[Price, ...]:
+    """The prices of a CSV with the columns LISTED. Raises ConfigError or ResultsError, naming file and line."""
+    return tuple(price for _, price in priced(path, LISTED))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """A figure nobody knows exactly, with its source; `evidence` holds ids of configs/evidence.csv."""
-
-    low: float
-    value: float
-    high: float
-    unit: str
-    source: str
-    evidence: tuple[str, ...] = ()
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        require(0 < self.low <= self.value <= self.high, "value", "0 < low <= value <= high")
-        require(self.source.startswith("http"), "source", "the full address of the figure")
+def priced(path: Path, columns: Mapping[str, tuple[str, str]]) -> Iterator[tuple[Row, Price]]:
+    """Each row of a CSV as it stands and as a price; `columns` are LISTED and perhaps more."""
+    for number, row in enumerate(results.read_rows(path, columns), start=2):
+        where = f"{shown(path)} line {number}"
+        filled = {name: row[name] for name in LISTED if row[name] is not None}
+        try:
+            filled["as_of"] = datetime.date.fromisoformat(row["as_of"] or "")
+        except ValueError:
+            raise ConfigError(f"{where}: as_of: expected a date, YYYY-MM-DD, got {row['as_of']!r}") from None
+        yield row, config.build(Price, filled, where)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """One GPU price. `low` and `high` where the source gives a range; `gpu_count` GPUs are sold together."""
-
-    region: str
-    sku: str
-    gpu: str
-    gpu_count: int
-    includes: str
-    term: str
-    usd_per_gpu_hour: float
-    low: float | None = None
-    high: float | None = None
-    as_of: datetime.date
-    source: str
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        price = self.usd_per_gpu_hour
-        _gpu(self.gpu)
-        require(self.gpu_count >= 1, "gpu_count", f"at least 1, got {self.gpu_count}")
-        require(self.includes in INCLUDES, "includes", f"one of {', '.join(INCLUDES)}")
-        require(self.term in LEVELS, "term", f"one of {', '.join(LEVELS)}, got {self.term!r}")
-        require(price > 0, "usd_per_gpu_hour", f"a positive price, got {price}")
-        low = price if self.low is None else self.low
-        high = price if self.high is None else self.high
-        require(0 < low <= price <= high, "low", "0 < low <= usd_per_gpu_hour <= high")
-        _dated(self.as_of, self.source)
-
-    @property
-    def level(self) -> str:
-        """retail, contract or owner."""
-        return LEVELS[self.term]
+def shown(path: Path) -> Path:
+    """A path as messages name it: configs/... where it is one of ours."""
+    return path.relative_to(config.CONFIGS.parent) if path.is_relative_to(config.CONFIGS.parent) else path
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpuPrice:
-    """One CPU instance: shows the arithmetic on a machine without a GPU, and is never compared with a GPU."""
-
-    region: str
-    sku: str
-    vcpus: int
-    term: str
-    usd_per_hour: float
-    as_of: datetime.date
-    source: str
-
-    def __post_init__(self) -> None:
-        require(self.vcpus >= 1, "vcpus", f"at least 1, got {self.vcpus}")
-        require(self.term in LEVELS, "term", f"one of {', '.join(LEVELS)}, got {self.term!r}")
-        require(self.usd_per_hour > 0, "usd_per_hour", f"a positive price, got {self.usd_per_hour}")
-        _dated(self.as_of, self.source)
-
-    @property
-    def usd_per_vcpu_hour(self) -> float:
-        """The instance's price shared among its vCPUs."""
-        return self.usd_per_hour / self.vcpus
-
-    @property
-    def level(self) -> str:
-        """retail, contract or owner."""
-        return LEVELS[self.term]
+def providers(own: Iterable[Path] = ()) -> dict[str, Provider]:
+    """Every provider by key: the listing of configs/providers, then the user's `own` files, marked by their names."""
+    folder = config.CONFIGS / Provider.FOLDER
+    found = {key: provider(folder / f"{key}.toml") for key in config.keys(Provider)}
+    for path in folder.glob("*.csv"):
+        if path.stem not in found:
+            raise ConfigError(f"{shown(path)}: expected {path.stem}.toml beside it, which names the provider")
+    for path in own:
+        if path.stem in found:
+            raise ConfigError(f"{path}: {path.stem} is a provider already; rename the file: its stem is the key")
+        mine = provider(path)
+        found[path.stem] = replace(mine, name=f"{mine.name} ({path.name})")
+    return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Owned:
-    """What one's own machines take; owned.py turns it into a price per provisioned GPU hour.
-
-    The machines are told per gigawatt (`capex_usd_per_gw`, of which `it_share`) or per GPU (`it_usd_per_gpu`). They
-    stand in a building of one's own (the rest of that capex, or `facility_usd_per_kw`) or in `colocation`: rent in
-    the place of the building. The rent is without electricity, which is paid either way.
-    """
-
-    region: str
-    sku: str
-    gpu: str
-    gpu_count: int
-    as_of: datetime.date
-    capex_usd_per_gw: Range | None = None
-    it_share: Range | None = None  # of capex; the rest is building, power and cooling
-    gpus_per_gw: Range | None = None
-    it_usd_per_gpu: Range | None = None  # GPU with its share of host and network
-    it_life_years: Range
-    facility_usd_per_kw: Range | None = None  # of IT power
-    facility_life_years: Range | None = None
-    colocation_usd_per_kw_month: Range | None = None
-    cost_of_capital: Range  # fraction a year
-    operations_usd_per_gw_year: Range  # without energy
-    power_kw_per_gpu: Range  # GPU with its share of host and network
-    pue: Range
-    electricity_usd_per_kwh: Range
-    owner: str  # whose machines; names the draws of what is `apart`
-    apart: tuple[str, ...] = ()  # inputs drawn independently of other owners'; the rest is one market
-    modelled: bool = False  # inputs that nobody stated, derived from another machine's
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        _gpu(self.gpu)
-        require(self.gpu_count >= 1, "gpu_count", f"at least 1, got {self.gpu_count}")
-        given = self.ranges
-        require(("capex_usd_per_gw" in given) != ("it_usd_per_gpu" in given), "it_usd_per_gpu", ONE_OF_MACHINES)
-        for name in ("it_share", "gpus_per_gw"):
-            require((name in given) == ("capex_usd_per_gw" in given), name, "a range with capex_usd_per_gw alone")
-        require(self.it_share is None or self.it_share.high <= 1, "it_share", "a share of capex, at most 1")
-        houses = [name for name in ("facility_usd_per_kw", "colocation_usd_per_kw_month") if name in given]
-        built = "capex_usd_per_gw" in given and not houses
-        require(built or len(houses) == 1, "facility_usd_per_kw", ONE_OF_HOUSES)
-        own = "colocation_usd_per_kw_month" not in given
-        require(own == ("facility_life_years" in given), "facility_life_years", "a range, and none in colocation")
-        for name in self.apart:
-            require(name in given, "apart", f"names of ranges given here, got {name!r}")
-        _dated(self.as_of, given["capex_usd_per_gw" if "it_share" in given else "it_usd_per_gpu"].source)
-
-    @property
-    def ranges(self) -> dict[str, Range]:
-        """The inputs that are given, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Range)}
+Dated = TypeVar("Dated", Price, CpuPrice, Owned)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provider:
-    """A seller of GPU hours (or a builder of its own)."""
-
-    FOLDER: ClassVar[str] = "providers"
-    key: str = ""
-    name: str
-    kind: str
-    price: tuple[Price, ...] = ()
-    cpu_price: tuple[CpuPrice, ...] = ()
-    owned: tuple[Owned, ...] = ()
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}, got {self.kind!r}")
-        empty = not (self.price or self.cpu_price or self.owned)
-        require(not empty, "price", "at least one [[price]], [[cpu_price]] or [[owned]] table")
+def newest(rows: Iterable[Dated], as_of: datetime.date) -> tuple[Dated, ...]:
+    """Of each offer the newest row known at `as_of`."""
+    found: dict[tuple[str, ...], Dated] = {}
+    for row in rows:
+        if row.as_of <= as_of and (row.offer not in found or found[row.offer].as_of < row.as_of):
+            found[row.offer] = row
+    return tuple(found.values())
 
 
-def providers() -> dict[str, Provider]:
-    """Every provider by key: the listing of configs/providers."""
-    return config.load_all(Provider)
+def standing(book: Iterable[Provider], as_of: datetime.date) -> list[Provider]:
+    """The book on a day: superseded and later prices left out, and whoever had none then."""
+    there = (
+        replace(p, price=newest(p.price, as_of), cpu_price=newest(p.cpu_price, as_of), owned=newest(p.owned, as_of))
+        for p in book
+    )
+    return [p for p in there if p.price or p.cpu_price or p.owned]
 
 
 def is_stale(price: Price | CpuPrice, as_of: datetime.date) -> bool:
@@ -217,11 +126,11 @@ def is_stale(price: Price | CpuPrice, as_of: datetime.date) -> bool:
 
 
 def staleness(book: Iterable[Provider], as_of: datetime.date) -> str | None:
-    """One line for all prices too old at `as_of`, or None where none is."""
+    """One line for all prices that stand at `as_of` and are too old, or None where none is."""
     rows: list[tuple[str, Price | CpuPrice]] = []
-    for provider in book:
-        rows += [(provider.key, price) for price in provider.price]
-        rows += [(provider.key, price) for price in provider.cpu_price]
+    for seller in standing(book, as_of):
+        rows += [(seller.key, price) for price in seller.price]
+        rows += [(seller.key, price) for price in seller.cpu_price]
     old = [(price.as_of, key) for key, price in rows if is_stale(price, as_of)]
     if not old:
         return None

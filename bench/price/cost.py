@@ -31,12 +31,13 @@ from typing import Any
 
 from bench import config
 from bench.price import owned
-from bench.price.book import CpuPrice, Price, Provider, Range, providers
+from bench.price.book import CpuPrice, Price, Provider, Range, providers, standing
 from bench.price.throughput import IDLE_INCLUDED, Row
 
 TOKENS = 1e6
 SECONDS_PER_HOUR = 3600.0
-CATEGORIES = {"on_demand": "Standard", "spot": "Dynamic", "owned": "Other"}  # FOCUS 1.2; else Committed
+# FOCUS 1.2; else Committed. A capacity block is priced by the day it is bought on
+CATEGORIES = {"on_demand": "Standard", "spot": "Dynamic", "capacity_block": "Dynamic", "owned": "Other"}
 COMMITMENTS = {"reserved_1y": "Reservation", "reserved_3y": "Reservation", "contract": "Contract"}
 
 
@@ -114,14 +115,13 @@ def costs(
     book: Sequence[Provider] | None = None,
     utilisation: Utilisation | None = None,
 ) -> list[Row]:
-    """Rows of results.COSTS: each throughput row under each price of its GPU known at `as_of`.
+    """Rows of results.COSTS: each throughput row under each price of its GPU that stands at `as_of`.
 
     gpu_only prices and rows whose GPU no config names price nothing. Low and high span the rate's 95% interval and,
     for a contract or an owner's cost, the price's own range.
     """
-    book = list(providers().values()) if book is None else book
     utilisation = utilisation or Utilisation.load()
-    offers = list(_offers(book, as_of))
+    offers = list(_offers(standing(providers().values() if book is None else book, as_of)))
     made = []
     for row in rows:
         share = utilisation.of(row)
@@ -131,12 +131,10 @@ def costs(
     return made
 
 
-def _offers(book: Iterable[Provider], as_of: datetime.date) -> Iterator[tuple[Provider, Price | CpuPrice]]:
+def _offers(book: Iterable[Provider]) -> Iterator[tuple[Provider, Price | CpuPrice]]:
     for provider in book:
         prices: list[Price | CpuPrice] = [*provider.price, *provider.cpu_price]
-        for price in [*prices, *(owned.price(own) for own in provider.owned)]:
-            if price.as_of <= as_of:  # a later price was not known then
-                yield provider, price
+        yield from ((provider, price) for price in [*prices, *(owned.price(own) for own in provider.owned)])
 
 
 def sells(price: Price | CpuPrice, row: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 from bench import runs as run_folders
 from bench.price import bill
-from bench.price.book import CpuPrice, Price, Provider, providers
+from bench.price.book import CpuPrice, Price, Provider, providers, standing
 from bench.price.cost import SECONDS_PER_HOUR, Utilisation, sells
 from bench.price.serving_assumptions import Use, uses
 from bench.price.serving_points import Points, is_closed, load_points, sustained_per_s, usable
@@ -65,7 +65,7 @@ def serving_costs(
     utilisation: Utilisation | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of COLUMNS for every usable load point of the runs. Raises ResultsError."""
-    book = list(providers().values()) if book is None else list(book)
+    book = standing(providers().values() if book is None else book, as_of)
     share = (utilisation or Utilisation.load()).inference.value
     use = uses()
     made = []
@@ -82,7 +82,7 @@ def serving_costs(
             most = sustained_per_s(mates)
             for point in filter(usable, mates):
                 split = bills.get((point["row"], point["point"])) or undivided(point)
-                hours = hourly(book, point, as_of, vcpus)
+                hours = hourly(book, point, vcpus)
                 made += _priced(point, split, hours, 1.0 if not is_closed(point) else share, most, use)
     return made
 
@@ -96,19 +96,17 @@ def undivided(point: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def hourly(
-    book: Iterable[Provider], point: Mapping[str, Any], as_of: datetime.date, vcpus: int | None
-) -> dict[str, tuple[float, int]]:
+def hourly(book: Iterable[Provider], point: Mapping[str, Any], vcpus: int | None) -> dict[str, tuple[float, int]]:
     """Median USD an hour and the number of prices behind it, by level; levels without a price are left out.
 
-    `gpu_only` prices and those not known at `as_of` count for nothing.
+    `book` holds what stands that day (book.standing); `gpu_only` prices count for nothing.
     """
     row = {"gpu": None, **point, "vcpus": vcpus}
     regions: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for provider in book:
         prices: list[Price | CpuPrice] = [*provider.price, *provider.cpu_price]
         for price in prices:
-            if price.as_of <= as_of and sells(price, row):
+            if sells(price, row):
                 usd = price.usd_per_vcpu_hour * row["vcpus"] if isinstance(price, CpuPrice) else price.usd_per_gpu_hour
                 regions[provider.key, price.term][price.region].append(usd)
     offers = {key: statistics.median(map(statistics.median, found.values())) for key, found in regions.items()}

@@ -1,8 +1,8 @@
 """One table of throughput: what was measured here, and what others published.
 
-Rows come from run folders (cells.csv: basis `measured`) and from configs/published.csv (basis `imported`). Only whole
-models are rows. A slice (fewer layers than the model has) never stands for the model; two or more depths of the same
-cell do, by a fit of the step time to the depth:
+Rows come from run folders (cells.csv: basis `measured`), from configs/published.csv and from what `bench import` landed
+(both basis `imported`). Only whole models are rows. A slice (fewer layers than the model has) never stands for the
+model; two or more depths of the same cell do, by a fit of the step time to the depth:
 
     step time = a + b * layers        least squares over the sustained medians, evaluated at the model's depth
 
@@ -20,6 +20,7 @@ rate was taken over time that already contains idling: a published row says "idl
 
 from __future__ import annotations
 
+import datetime
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,16 +31,19 @@ import numpy as np
 from bench import config, results
 from bench import runs as run_folders
 from bench.architecture import Model
+from bench.price.imports import imported, load_of
+from bench.price.known import known
 
 Row = dict[str, Any]
 PUBLISHED_PHASES = ("train_step", "prefill", "decode", "serve")
 PHASES = ("train_step", "rl_step", "prefill", "decode", "serve")
 IDLE_INCLUDED = ("idle_included", "open_loop")
+ADAPTERS = "adapters of rank"  # in the workload of an imported row that trained adapters alone
 DRAWS = 4000
 SEED = 20261122
 
 COLUMNS: dict[str, tuple[str, str]] = {
-    "row": ("s", "<run>/<cell> or published:<id>"),
+    "row": ("s", "<run>/<cell>, published:<id> or import:<file>/<number>"),
     "basis": ("s", "measured, imported or modelled"),
     "phase": ("s", ", ".join(PHASES)),
     "model": ("s", "model key"),
@@ -53,7 +57,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "vcpus": ("i", "vCPUs of the host; CPU rows only"),
     "token_kind": ("s", "which tokens the rate counts"),
     "system_tokens_per_s": ("f", "sustained rate of the whole deployment"),
-    "low": ("f", "its 95% interval, low end; blank on imported rows"),
+    "low": ("f", "its 95% interval, low end; blank on most imported rows"),
     "high": ("f", "and its high end"),
     "batch_size": ("i", "sequences a step"),
     "input_tokens": ("f", "tokens in, a request (sequence length in training)"),
@@ -62,7 +66,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "layers": ("i", "layers of the model; blank on imported rows"),
     "layers_measured": ("s", "blank, or the depths of a fit: 8+16 of 32"),
     "source": ("s", "address of the figure; blank on measured rows"),
-    "flags": ("s", "two_depth_fit, idle_included and the cell's own, joined by +"),
+    "flags": ("s", "two_depth_fit, idle_included, below_best and the row's own, joined by +"),
     "lora_rank": ("i", "rank of the adapters, which alone were trained; blank: the whole model was"),
     "routing_zipf": ("f", "exponent experts were drawn with; 0 uniform; blank: the router's own, and imported rows"),
 }
@@ -73,29 +77,37 @@ _SAME = (
 )
 
 
-def throughput(runs: Sequence[Path], notes: list[str] | None = None) -> list[Row]:
-    """Every throughput row, as dicts with the keys of COLUMNS: measured ones first, then published ones.
+def throughput(
+    runs: Sequence[Path],
+    notes: list[str] | None = None,
+    as_of: datetime.date = datetime.date.max,
+    imports: Sequence[Path] = (),
+) -> list[Row]:
+    """Every throughput row, as dicts with the keys of COLUMNS: measured, published and imported ones.
 
-    One line for each slice left out is appended to `notes`. Raises ResultsError for a malformed CSV.
+    Of the last two kinds those known at `as_of`. One line for each slice left out, and each file of imports of which
+    rows were, is appended to `notes`. Raises ResultsError for a malformed CSV.
     """
     notes = [] if notes is None else notes
     rows = [row for run in runs for row in _measured(run, notes)]
-    return rows + published()
+    theirs = published(as_of)
+    others = [row | {"id": row["row"]} for row in theirs]
+    return rows + theirs + [_landed(row) for row in imported(imports, others, notes, as_of)]
 
 
-def published() -> list[Row]:
-    """The rows of configs/published.csv."""
+def published(as_of: datetime.date = datetime.date.max) -> list[Row]:
+    """The rows of configs/published.csv that were there at `as_of`."""
     path = config.CONFIGS / "published.csv"
     rows = results.read_rows(path, results.PUBLISHED) if path.is_file() else []
-    known: dict[str, Sequence[str]] = {"phase": PUBLISHED_PHASES, "token_kind": results.TOKEN_KINDS}
-    known |= {"precision": config.PRECISIONS, "model": config.keys(Model), "gpu": config.keys(config.Gpu)}
+    allowed: dict[str, Sequence[str]] = {"phase": PUBLISHED_PHASES, "token_kind": results.TOKEN_KINDS}
+    allowed |= {"precision": config.PRECISIONS, "model": config.keys(Model), "gpu": config.keys(config.Gpu)}
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
         where = f"{path}: line {number}"
-        for name in ("id", "workload", "software", "as_of", "source", *known):
+        for name in ("id", "workload", "software", "as_of", "source", *allowed):
             if not row[name]:
                 raise results.ResultsError(f"{where}: {name}: blank; every published row has one")
-        for name, values in known.items():
+        for name, values in allowed.items():
             if row[name] not in values:
                 raise results.ResultsError(f"{where}: {name}: expected one of {', '.join(values)}, got {row[name]!r}")
         for name in ("system_tokens_per_s", "n_gpus"):
@@ -104,7 +116,16 @@ def published() -> list[Row]:
         if row["id"] in seen:
             raise results.ResultsError(f"{where}: id: {row['id']} stands twice")
         seen.add(row["id"])
-    return [_imported(row) for row in rows]
+    return [_imported(row) for row in rows if known(row["as_of"], as_of)]
+
+
+def _landed(row: Mapping[str, Any]) -> Row:
+    """A row of results/imports as a throughput row; its workload says the load, and whether adapters were trained."""
+    same = {name: row[name] for name in COLUMNS if name in row}
+    adapters = f", {ADAPTERS} {row['lora_rank']}" if row["lora_rank"] else ""
+    own = {"row": row["id"], "basis": "imported", "backend": row["software"], "device": "cuda"}
+    own |= {"low": row["system_tokens_per_s_low"], "high": row["system_tokens_per_s_high"]}
+    return dict.fromkeys(COLUMNS) | same | own | {"workload": f"{row['workload']}{load_of(row)}{adapters}"}
 
 
 def _imported(row: Mapping[str, Any]) -> Row:

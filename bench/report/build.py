@@ -21,6 +21,7 @@ from bench.report import (
     measured,
     owners,
     portfolios,
+    price_history,
     reproduce,
     roofline,
     sensitivity,
@@ -50,7 +51,7 @@ def report(
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
     default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
-    `points` and `serving` (load points and what they cost).
+    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
@@ -77,6 +78,7 @@ def assemble(material: Material) -> Page:
             cost_by_provider.section(material),
             owners.section(material),
             *(found for found in [portfolios.section(material)] if found),
+            price_history.section(material),
             break_even.section(material),
             roofline.section(material),
             training.section(material),

@@ -17,7 +17,7 @@ from bench.report.numbers import BLANK, interval, number, usd
 from bench.report.offers import SIDES, Shown, all_tokens, chosen, headline, offers
 from bench.report.page import Figure, Layout, Link, Row, Section, Table, Text, text, trimmed
 from bench.report.sources import dated, row_links
-from bench.report.theme import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from bench.report.theme import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from bench.report.words import LEVELS, TERMS, phrase
 
 ALL_TOKENS = "serving, tokens in and out"
@@ -25,6 +25,7 @@ PROXIES = {("azure", "owner"): "proxy: Stargate's machines with a hyperscaler's 
 MARKS = {
     "on_demand": (BLUE, "circle"),
     "spot": (VERMILION, "triangle-up"),
+    "capacity_block": (SKY, "stroke"),
     "reserved_1y": (GREEN, "square"),
     "reserved_3y": (PURPLE, "diamond"),
     "contract": (ORANGE, "triangle-down"),

@@ -118,7 +118,11 @@ def grounds_tables(material: Material) -> tuple[Table, ...]:
     notes = [Row((name, prose(key)), name) for key, name in grounds.notes.items()]
     return (
         Table(
-            "Throughput rows that findings rest on", ("", "rows"), tuple(rows), empty="No throughput row.", id="grounds"
+            "Throughput rows and price histories that findings rest on",
+            ("", "rows"),
+            tuple(rows),
+            empty="No throughput row.",
+            id="grounds",
         ),
         Table("Public figures that findings rest on", ("", "figures"), tuple(figures), empty="No public figure."),
         Table("Notes", ("", "note"), tuple(notes), empty="No note is shared."),

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import CONFIGS
-from bench.report.material import Material, Rows
-from bench.report.numbers import BLANK, count
+from bench.report.material import Material, Rows, address
+from bench.report.numbers import BLANK, count, scaled
 from bench.report.page import Row, Section, Table, trimmed
 
 NOT_MEASURED = "not measured"
@@ -188,6 +188,26 @@ def compiled_table(tables: Mapping[str, Rows]) -> Table:
     )
 
 
+def imported_table(rows: Rows) -> Table:
+    """Timings of other people's kernels, as imported: no check, no ceiling of the same run, so no goal."""
+    lines = [
+        Row(
+            (
+                row["name"],
+                row["parameters"] or BLANK,
+                row["device_name"] or BLANK,
+                scaled(row["time_s_median"], "s"),
+                count(row["rounds"]) if row["rounds"] else BLANK,
+                row["as_of"] or BLANK,
+                address(row["source"]),
+            )
+        )
+        for row in rows
+    ]
+    columns = ("benchmark", "parameters", "device", ">time of a call", ">rounds", ">as of", "source")
+    return Table("Imported timings: measured by others, held against nothing", columns, tuple(lines))
+
+
 def section(material: Material) -> Section:
     """Goals with what came, and the compiler's tables."""
     lines = [found for goal in goals() for found in find(goal, material.kernels)]
@@ -210,5 +230,6 @@ def section(material: Material) -> Section:
         tables=(
             trimmed(Table("Goals of each op", columns, tuple(line(found) for found in lines))),
             compiled_table(material.compiled),
+            *([imported_table(material.imported_kernels)] if material.imported_kernels else []),
         ),
     )

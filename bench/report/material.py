@@ -15,6 +15,8 @@ from typing import Any
 
 from bench.claim.spec import Claim
 from bench.config import CONFIGS, Gpu, load_all
+from bench.price.history import history
+from bench.price.known import known
 from bench.report.page import Inline, Link, slug
 from bench.report.utilisation import gpus
 
@@ -31,7 +33,7 @@ class Material:
     throughput: Rows
     environments: Mapping[str, Mapping[str, Any]]  # run -> environment.json
     evidence: Mapping[str, Mapping[str, str]]
-    published: Mapping[str, Mapping[str, str]]
+    published: Mapping[str, Mapping[str, Any]]  # other people's rates by id: published ones, imports a claim cites
     warnings: tuple[str, ...]
     files: Mapping[str, Claim]  # configs/claims by key
     gpus: Mapping[str, Gpu]
@@ -42,6 +44,9 @@ class Material:
     classes: Rows  # what each class of a mix saw of them
     serving: Rows  # what they cost: rows of serving.csv
     client_load: Rows  # results/client_load.csv
+    history: Rows  # configs/price_history.csv
+    imports: Rows  # rates that `bench import` landed, all of them
+    imported_kernels: Rows  # and timings of kernels
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -51,15 +56,20 @@ class Material:
 def gather(
     cells: Rows, costs: Rows, claims: Rows, throughput: Rows, provenance: Mapping[str, Any], as_of: datetime.date
 ) -> Material:
-    """The rows with their sources. `provenance` may hold what `report` in build.py says."""
+    """The rows with their sources. `provenance` may hold what `report` in build.py says. Later figures are left out."""
+    evidence = by_id(provenance.get("evidence", CONFIGS / "evidence.csv"))
+    published = by_id(provenance.get("published", CONFIGS / "published.csv"))
+    imports = provenance.get("imports", [])
+    cited = {name.strip() for row in claims for name in (row["rests_on"] or "").split(";")}
+    published |= by_id([row for row in imports if row["id"] in cited])
     return Material(
         cells=cells,
         costs=costs,
         claims=claims,
         throughput=throughput,
         environments=provenance.get("environments", {}),
-        evidence=by_id(provenance.get("evidence", CONFIGS / "evidence.csv")),
-        published=by_id(provenance.get("published", CONFIGS / "published.csv")),
+        evidence={key: row for key, row in evidence.items() if known(row.get("published"), as_of)},
+        published={key: row for key, row in published.items() if known(row.get("as_of"), as_of)},
         warnings=tuple(provenance.get("warnings", ())),
         files=load_all(Claim),
         gpus=gpus(),
@@ -70,10 +80,13 @@ def gather(
         classes=provenance.get("classes", []),
         serving=provenance.get("serving", []),
         client_load=provenance.get("client_load", []),
+        history=provenance.get("history") or history(as_of),
+        imports=imports,
+        imported_kernels=provenance.get("imported_kernels", []),
     )
 
 
-def by_id(table: Path | Rows) -> dict[str, Mapping[str, str]]:
+def by_id(table: Path | Rows) -> dict[str, Mapping[str, Any]]:
     """Rows of a CSV (or given rows) by their id; an absent file has none."""
     if isinstance(table, Path):
         if not table.is_file():
@@ -95,8 +108,13 @@ def claim_id(row: Mapping[str, Any]) -> str:
 
 
 def row_id(name: str | None) -> str:
-    """The anchor of a throughput row, measured (<run>/<cell>) or published (published:<id>)."""
+    """The anchor of a throughput row, measured (<run>/<cell>), published (published:<id>) or imported (import:...)."""
     return slug("r", (name or "").removeprefix("published:"))
+
+
+def history_id(name: str) -> str:
+    """The anchor of a price over time: <provider>/<gpu>/<term>."""
+    return slug("h", name)
 
 
 def evidence_id(name: str) -> str:

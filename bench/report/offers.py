@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.config import load_all
 from bench.price.cost import regional
+from bench.price.throughput import ADAPTERS
 from bench.report.material import Rows
 from bench.report.numbers import known
 from bench.report.sources import price_id
@@ -32,7 +33,7 @@ def of_adapters() -> frozenset[str]:
 
 def side_of(row: Mapping[str, Any]) -> str:
     """serving or training, by phase; "" for anything else: RL steps, and adapters, whose base is not trained."""
-    if row["x_workload"] in of_adapters():
+    if row["x_workload"] in of_adapters() or ADAPTERS in (row["x_workload"] or ""):
         return ""
     return next((side for side, phases in SIDES.items() if row["x_phase"] in phases), "")
 

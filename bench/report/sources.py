@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from bench.report.material import Material, address, evidence_id, row_id
+from bench.price.history import PREFIX, name_of
+from bench.report.material import Material, address, evidence_id, history_id, row_id
 from bench.report.numbers import BLANK, bare, interval, number, usd, value_of
 from bench.report.page import Inline, Link, Row, Section, Table, Text, listed, slug, text
 from bench.report.words import TERMS, phrase
@@ -25,11 +26,15 @@ def names(joined: str | None) -> list[str]:
 
 
 def row_links(joined: str | None, material: Material) -> Text:
-    """Throughput rows as links to where this page shows them."""
+    """Throughput rows, and prices over time, as links to where this page shows them."""
     measured = {f"{cell['run']}/{cell['cell']}" for cell in material.cells}
     measured |= {row["row"] for row in material.throughput if row["basis"] != "imported"}
     found: list[Inline] = []
     for name in names(joined):
+        if name.startswith(PREFIX):
+            series = name.removeprefix(PREFIX)
+            found.append(Link(f"price of {name_of(series.split('/')[0])}", f"#{history_id(series)}"))
+            continue
         shown = name.removeprefix(PUBLISHED) if name.startswith(PUBLISHED) else name.partition("/")[2] or name
         on_page = name in measured or name.removeprefix(PUBLISHED) in material.published
         found.append(Link(shown, f"#{row_id(name)}") if on_page else shown)
@@ -62,7 +67,7 @@ def published_table(material: Material) -> Table:
     rows = []
     for name in used_rows(material):
         row = material.published.get(name.removeprefix(PUBLISHED))
-        if not name.startswith(PUBLISHED) or row is None:
+        if row is None:
             continue
         rows.append(
             Row(
@@ -203,12 +208,24 @@ def number_of(field: str | None) -> float | None:
     return float(field) if field else None
 
 
+def imports_said(material: Material) -> tuple[Text, ...]:
+    """How many rates were imported, and which of them stand below."""
+    if not material.imports:
+        return ()
+    cited = sum(row["id"] in material.published for row in material.imports)
+    files = len({row["sha256"] for row in material.imports})
+    priced = len({row["x_row"] for row in material.costs} & {row["id"] for row in material.imports})
+    said = f"{len(material.imports)} rates were imported from {files} files of other tools, {priced} are priced in"
+    return (text(f"{said} costs.csv; the {cited} that a claim rests on stand below."),)
+
+
 def section(material: Material) -> Section:
     """Warnings first, then the three tables."""
+    fresh = () if material.warnings else (text("No warning: every price is fresh."),)
     return Section(
         id="sources",
         title="Sources and warnings",
-        text=() if material.warnings else (text("No warning: every price is fresh."),),
+        text=(*fresh, *imports_said(material)),
         bullets=tuple(text(line) for line in material.warnings),
         tables=(price_table(material), published_table(material), evidence_table(material)),
     )

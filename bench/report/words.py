@@ -20,6 +20,7 @@ from bench.report.numbers import BLANK
 TERMS: Mapping[str, str] = {
     "on_demand": "on demand",
     "spot": "spot",
+    "capacity_block": "capacity block",
     "reserved_1y": "reserved 1 year",
     "reserved_3y": "reserved 3 years",
     "contract": "contract",
@@ -100,6 +101,7 @@ def statement(row: Mapping[str, Any], files: Files) -> str:
         texts |= {item.name: item.text for item in claim.statement}
         texts |= {item.name: item.text for item in claim.comparison}
         texts |= {item.name: item.text for item in claim.delivery}
+        texts |= {item.name: item.text for item in claim.period}
         for item in claim.blend:
             texts |= {f"{item.name}{tail}": f"{item.text}: {said}" for tail, said in BLENDED.items()}
     words = texts.get(name) or phrase(name)
