@@ -38,7 +38,7 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
         elif claim.kind == "table":
             result += printed.answer(claim, worlds[str(claim.share_claim)])
         elif claim.kind == "blend":
-            result += blends.answer(claim)
+            result += blends.answer(claim, as_of)
         elif claim.kind == "price":
             result += prices.answer(claim, as_of)
         else:

@@ -239,12 +239,14 @@ def blended(claim: Claim, rows: Rows) -> Text:
     found = {row["subject"]: row for row in rows}
     said: list[Inline] = []
     for item in claim.blend:
-        said.append(f" {sentence_case(item.text)}: ")
-        asked = [(words, found[f"{item.name}{tail}"]) for tail, words in BLENDED.items() if tail]
+        asked = [(words, found[f"{item.name}{tail}"]) for tail, words in BLENDED.items() if tail and item.name in found]
+        said += [f" {sentence_case(item.text)}: "] if asked else []
         for number, (words, row) in enumerate(asked):
             to, p = f"#{claim_id(row)}", chance(row["probability"])
             said += ["; " if number else "", f"{words} ", Link(row["verdict"] or BLANK, to), f" (P {p})"]
-        said.append(".")
+        said += ["."] if asked else []
+    if not said:
+        return ()
     limits = max((limit for row in rows for limit in caveats(row["note"])), key=len, default="")
     return text(claim.question, *said, f" {sentence_case(limits)}." if limits else "")
 
