@@ -64,7 +64,7 @@ COSTS: dict[str, tuple[str, str]] = {
 # results/claims.csv: long form, one finding a row.
 CLAIMS: dict[str, tuple[str, str]] = {
     "claim": ("s", "claim key"),
-    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price or finding"),
+    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price, blend or finding"),
     "definition": ("s", "D1..D4, or the level compared; blank where it does not apply"),
     "subject": ("s", "statement, parameter, model or printed row this is about"),
     "year": ("i", "year; blank where it does not apply"),

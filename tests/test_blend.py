@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import shutil
 
 import numpy as np
@@ -44,6 +45,7 @@ def portfolio(shares, sites=1, survive="seller", prices=None, commitments=None, 
     )
     plan = Plan(year=2030, shares=shares, capacity_gw=changes.pop("capacity_gw", None))
     fields = {"key": "made", "name": "Made", "text": "made", "gpu": GB200, "survive": survive, "source": "test"}
+    fields["as_of"] = datetime.date(2026, 8, 14)
     return Portfolio(**fields, holding=holdings, year=(plan,), **changes)
 
 

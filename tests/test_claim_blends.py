@@ -100,6 +100,17 @@ def test_a_portfolio_of_ones_own_is_one_file_and_a_line_of_the_claim(folder):
     assert verdicts(found)["two_clouds_beat_one_cheaper"]["unit"] == "mine / one_cloud"
 
 
+def test_before_its_prices_were_known_a_portfolio_is_compared_with_nothing(folder):
+    path = folder / "portfolios" / "two_clouds.toml"
+    path.write_text(path.read_text().replace("as_of = 2026-08-14", "as_of = 2026-11-20"))
+    found = blends.answer(CLAIM, datetime.date(2026, 11, 19))
+    assert not [s for s in verdicts(found) if s.startswith("two_clouds_beat_one")]
+    assert verdicts(found)["stargate_75_beats_one"]["verdict"]
+    (said,) = (r for r in found if r["kind"] == "finding" and r["subject"] == "two_clouds_beat_one")
+    assert "no such prices were known on 2026-11-19" in said["note"]
+    assert {r["kind"] for r in blends.answer(CLAIM, datetime.date(2025, 1, 1))} == {"finding"}
+
+
 def test_every_system_of_the_question_has_a_row():
     """Azure, AWS, Google Cloud, Oracle, Stargate in costs; Maia and a multi-cloud manager in claims."""
     priced = cost.costs(published(), TODAY)
@@ -110,7 +121,7 @@ def test_every_system_of_the_question_has_a_row():
     )
     assert maia["basis"] == "modelled" and 1.5 < maia["p50"] < 3.5
     assert [r for r in found if r["claim"] == KEY and r["subject"] == "manager"]
-    cheaper = verdicts([r for r in found if r["claim"] == "custom_silicon"])["maia_200_cheaper_by_owner_cost"]
+    cheaper = verdicts([r for r in found if r["claim"] == "custom_silicon"])["maia_cheaper_by_owner_cost"]
     assert (cheaper["basis"], cheaper["definition"]) == ("modelled", "owner")
     assert "proxy" in cheaper["note"] and "maker's sentence alone" in cheaper["note"]
 

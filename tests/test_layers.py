@@ -95,9 +95,8 @@ def room_of(path: Path) -> str:
 def room(name: str) -> str:
     """The room of a module or folder of bench: what configs say is one room in four files, what CSVs say in three."""
     rooms = {"architecture": "config", "workload": "config", "mix": "config"}
-    return (rooms | {"serving_results": "results", "import_results": "results", "money_results": "results"}).get(
-        name, name
-    )
+    csvs = ("serving_results", "import_results", "money_results")
+    return (rooms | dict.fromkeys(csvs, "results")).get(name, name)
 
 
 def imported(path: Path) -> set[str]:

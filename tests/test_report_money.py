@@ -9,6 +9,7 @@ from bench.claim import blends
 from bench.claim.spec import Claim
 from bench.config import load
 from bench.report import build, idle, owners, portfolios
+from bench.report.first_screen import one_line
 from bench.report.material import gather
 from bench.report.offers import headline
 from bench.report.page import dangling
@@ -76,6 +77,9 @@ def test_portfolios_are_shown_with_verdicts_costs_and_a_chart_for_both_widths():
     assert rows["Two clouds"]["spare"] == "10.0%" and rows["One cloud"]["spare"] == "0.0%"
     assert [line["portfolio"] for line in shown(path)] == [line["portfolio"] for line in shown(costs)]
     assert any("worth $" in words(line) for line in section.bullets)
+    line = words(one_line("multi_cloud", page))
+    assert "Two clouds against one: cheaper, expected loss included fails (P 1%); less serving lost undecided" in line
+    assert line.endswith("Proxy: prices of aws, azure, gcp.")
     (figure,) = section.figures
     for layout in (WIDE, NARROW):
         spec = figure.draw(layout).to_dict()

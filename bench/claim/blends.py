@@ -12,6 +12,7 @@ spare and manager cost more than the outages they prevent. Sensitivity: P with o
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,16 +42,23 @@ SAID = {
 }
 
 
-def answer(claim: Claim) -> list[Finding]:
-    """Every finding of a blend claim. Raises ConfigError where a portfolio lacks the year."""
+def answer(claim: Claim, as_of: datetime.date = datetime.date.max) -> list[Finding]:
+    """Every finding of a blend claim, of the portfolios known at `as_of`. Raises ConfigError where one lacks the year.
+
+    A comparison with a portfolio that was not known then has a finding that says so.
+    """
     world = World.of(claim)
-    result = []
-    asked = {(key, item.year) for item in claim.blend for key in (item.left, item.right)}
-    for key, portfolio in world.book.items():
-        for year in sorted({*claim.years, *(item.year for item in claim.blend)}):
+    known = {key: portfolio for key, portfolio in world.book.items() if portfolio.as_of <= as_of}
+    blends = [item for item in claim.blend if {item.left, item.right} <= set(known)]
+    late = [item for item in claim.blend if item not in blends]
+    said = f"no such prices were known on {as_of}"
+    result = [finding(claim, "finding", subject=item.name, note=said) for item in late]
+    asked = {(key, item.year) for item in blends for key in (item.left, item.right)}
+    for key, portfolio in known.items():
+        for year in sorted({*claim.years, *(item.year for item in blends)}):
             rows = _portfolio(world, portfolio, year, world.outcome(key, year))
             result += [row for row in rows if (key, year) in asked or row["subject"] in PATH]
-    for item in claim.blend:
+    for item in blends:
         result += _compared(world, item) + _swings(world, item)
     return result
 

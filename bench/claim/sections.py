@@ -2,8 +2,8 @@
 
 Statements and definitions say what is true or false; a decision says from which probability on. The
 rest belongs to one kind of claim: printed rows to `table`, sides, comparisons and deliveries to
-`price`, periods to `history`, checks and workload classes to `share`, blends to `blend`. Each section checks itself;
-spec.py checks that the sections fit each other.
+`price`, periods to `history`, portfolios to `blend`, checks and workload classes to `share`. Each section
+checks itself; spec.py checks that the sections fit each other.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A claim says what is asserted (statements), by which accounting (definitions), o
 with which uncertain inputs (parameters: a prior, a unit and a source each) and how a probability
 becomes a verdict (decision). Five kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
 somebody printed), `price` (two prices per GPU-hour, at one level), `history` (did a price fall) and `blend` (two
-portfolios of configs/portfolios: `assumptions` names the parameter behind each of blend.ASSUMPTIONS).
+portfolios of configs/portfolios; `assumptions` names the parameter behind each of blend.ASSUMPTIONS).
 
 Nothing here computes. A name that leads nowhere, a prior out of order or an evidence id nobody can
 look up is one line naming file, key and expectation. Another claim is another TOML, nothing else.

@@ -37,10 +37,10 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
             result += engine.answer(worlds[key])
         elif claim.kind == "table":
             result += printed.answer(claim, worlds[str(claim.share_claim)])
+        elif claim.kind == "blend":
+            result += blends.answer(claim, as_of)
         elif claim.kind == "price":
             result += prices.answer(claim, as_of)
-        elif claim.kind == "blend":
-            result += blends.answer(claim)
         else:
             result += history.answer(claim, as_of)
         result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))

@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 
 from bench import config, results
 from bench.price import owned
-from bench.price.book import Owned, providers
+from bench.price.book import Owned, newest, providers
 from bench.price.owned import Array
 
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -84,8 +84,9 @@ def beside(as_of: datetime.date) -> list[Beside]:
         owners = [own for own in book[row["ours"]].owned if own.gpu == row["gpu"]] if row["ours"] in book else []
         if not owners:
             raise config.ConfigError(f"{where}: ours: expected a provider with [[owned]] of {row['gpu']}")
-        if datetime.date.fromisoformat(row["as_of"]) <= as_of:
-            found.append(_beside(row, owners[0]))
+        known = newest(owners, as_of)
+        if known and datetime.date.fromisoformat(row["as_of"]) <= as_of:
+            found.append(_beside(row, known[0]))
     return found
 
 

@@ -8,6 +8,7 @@ not; to know how much of it is used, a year with commitments says how much capac
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,6 +63,7 @@ class Portfolio:
     name: str
     text: str
     gpu: str
+    as_of: datetime.date  # of its newest price: before it, the portfolio is not known
     survive: str
     holding: tuple[Holding, ...]
     year: tuple[Plan, ...]

@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bench.claim.spec import Claim
 from bench.report.material import Material, Rows, claim_id
 from bench.report.numbers import BLANK, bare, chance, interval_in
 from bench.report.page import Inline, Link, Row, Section, Table, Text, listed, text
 from bench.report.printed_table import printed_tables
 from bench.report.sources import names
-from bench.report.words import Files, definition, definition_text, parts, phrase, prose, statement
+from bench.report.words import BLENDED, Files, definition, definition_text, parts, phrase, prose, statement
 
 # A number with what belongs to it; a plain year is a name, not a number somebody computed.
 NUMBER = re.compile(r"(?<![\w.–])(?!20\d\d(?![\d.,]\d))[<>]?\$?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?:%|x|bn|tn|m)?(?!\w)")
@@ -220,6 +221,8 @@ def others(material: Material) -> tuple[Text, ...]:
 def one_line(key: str, material: Material) -> Text:
     """A claim's verdicts in one line, each with what limits it."""
     rows = [r for r in material.claims if r["claim"] == key and r["kind"] == "verdict"]
+    if key in material.files and material.files[key].kind == "blend":
+        return blended(material.files[key], rows)
     said: list[Inline] = []
     for row in rows:
         to = f"#{claim_id(row)}"
@@ -229,6 +232,23 @@ def one_line(key: str, material: Material) -> Text:
         said += [Link(row["verdict"] or BLANK, to), " (", Link(span, to), f"{limits})"]
     question = material.files[key].question if key in material.files else phrase(key)
     return text(linked(question, rows), " ", *said, ".") if said else ()
+
+
+def blended(claim: Claim, rows: Rows) -> Text:
+    """Portfolios in one line: what is asked of each two, verdict and P."""
+    found = {row["subject"]: row for row in rows}
+    said: list[Inline] = []
+    for item in claim.blend:
+        asked = [(words, found[f"{item.name}{tail}"]) for tail, words in BLENDED.items() if tail and item.name in found]
+        said += [f" {sentence_case(item.text)}: "] if asked else []
+        for number, (words, row) in enumerate(asked):
+            to, p = f"#{claim_id(row)}", chance(row["probability"])
+            said += ["; " if number else "", f"{words} ", Link(row["verdict"] or BLANK, to), f" (P {p})"]
+        said += ["."] if asked else []
+    if not said:
+        return ()
+    limits = max((limit for row in rows for limit in caveats(row["note"])), key=len, default="")
+    return text(claim.question, *said, f" {sentence_case(limits)}." if limits else "")
 
 
 def caveats(note: str | None) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.price import owned
-from bench.price.book import providers
+from bench.price.book import providers, standing
 from bench.price.owner_rates import Beside, Exchange, beside
 from bench.report.material import Material, address
 from bench.report.numbers import BLANK, interval, number, percent, usd
@@ -84,10 +84,10 @@ def rates_table(material: Material) -> Table:
     )
 
 
-def parts_table() -> Table:
+def parts_table(material: Material) -> Table:
     """Every owner of the price book, part by part."""
     rows = []
-    for provider in providers().values():
+    for provider in standing(providers().values(), material.as_of):
         for own in provider.owned:
             parts = owned.parts(owned.inputs(own))
             price = owned.price(own)
@@ -114,5 +114,5 @@ def section(material: Material) -> Section:
                 " (configs/providers)."
             ),
         ),
-        tables=(rates_table(material), parts_table()),
+        tables=(rates_table(material), parts_table(material)),
     )

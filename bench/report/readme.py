@@ -63,7 +63,6 @@ def verdict_table(claims: Rows) -> str:
         "",
         f"Stargate cheaper than Azure, whose prices are proxies: contract against contract {said[0]}, owner's cost "
         f"against owner's cost {said[1]}; 75% of capacity from Stargate by 2030: {said[2]}.",
-        "",
         f"Two clouds instead of one, spare and expected outages counted: cheaper {several[0]}, less serving lost "
         f"{several[1]}, fewer blackouts {several[2]}; three clouds and Stargate: {most[0]}, {most[1]}, {most[2]}.",
     ]
