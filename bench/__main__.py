@@ -1,4 +1,4 @@
-"""The command line: run, endpoint, price, claim, report, list, tune, doctor. Each imports what it needs when called.
+"""The command line: run, endpoint, predict, price, claim, report, list, tune, doctor. Each imports when called.
 
 Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad input; 130 interrupted.
 """
@@ -65,7 +65,7 @@ def run(
     """Measure a suite: facts into --out/runs. Finished cells are never measured again."""
     assert endpoint is None, "main() sends it to the verb endpoint"
     use_configs(configs)
-    from bench import crew, journal
+    from bench import arguments, crew, journal
     from bench import run as runner
     from bench.display import Display
     from bench.measure.worker import Worker
@@ -78,7 +78,7 @@ def run(
     try:
         chosen = runner.suite_for(suite, worker)
         if budget is not None:
-            chosen = dataclasses.replace(chosen, budget_s=parse_budget(budget))
+            chosen = dataclasses.replace(chosen, budget_s=arguments.budget_s(budget))
         chosen = dataclasses.replace(chosen, tensor_parallel=tensor_parallel)
         if dry_run:
             facts = runner.facts_of(chosen, worker)
@@ -125,8 +125,8 @@ def endpoint(
 ) -> None:
     """Measure somebody's server under real traffic. `bench run --endpoint URL ...` is the same."""
     use_configs(configs)
+    from bench import arguments, journal
     from bench import endpoint as server
-    from bench import journal
     from bench.display import Display
 
     display = Display()
@@ -137,8 +137,8 @@ def endpoint(
         served_model_name=served_model_name,
         model=model,
         precision=precision,
-        concurrencies=tuple(map(int, numbers("--max-concurrency", max_concurrency, whole=True))),
-        rates_per_s=numbers("--request-rate", request_rate),
+        concurrencies=tuple(map(int, arguments.numbers("--max-concurrency", max_concurrency, whole=True))),
+        rates_per_s=arguments.numbers("--request-rate", request_rate),
         trace=tuple(trace or ()),
         load_s=seconds,
         max_model_len=max_model_len,
@@ -156,32 +156,22 @@ def endpoint(
     display.say(f"prices: python -m bench report --run {folder}")
 
 
-def numbers(option: str, text: str, *, whole: bool = False) -> tuple[float, ...]:
-    """The positive numbers in "1,8,64". Raises ConfigError."""
-    from bench.config import ConfigError
+@app.command()
+def predict(
+    cell: Annotated[
+        list[str] | None,
+        typer.Argument(help="gpu=... model=... phase=... precision=... and more; none: the errors alone."),
+    ] = None,
+    out: Out = OUT,
+    runs: Runs = None,
+    tracked: Tracked = False,
+    configs: Configs = None,
+) -> None:
+    """The modelled rate of a cell nobody measured, beside the error of such rates for a GPU left out of the fit."""
+    use_configs(configs)
+    from bench import derive
 
-    try:
-        found = tuple(float(int(part) if whole else part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = (0.0,)
-    if not all(0 < number < float("inf") for number in found):
-        kind = "whole numbers" if whole else "numbers"
-        raise ConfigError(f"{option}: expected positive {kind} such as 1,8, got {text!r}")
-    return found
-
-
-def parse_budget(text: str) -> float:
-    """Seconds in "90", "90s" or "8m". Raises ConfigError."""
-    from bench.config import ConfigError
-
-    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
-    try:
-        value = float(number) * {"s": 1, "m": 60}[unit]
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"--budget: expected a time such as 8m or 90s, got {text!r}")
-    return value
+    print(derive.predict(derive.Derivation.of(out, runs, tracked), cell or []))
 
 
 @app.command()
@@ -240,9 +230,10 @@ def tune(
     budget: Annotated[str | None, typer.Option(help="Stop after this time, such as 8m; what is tuned stays.")] = None,
 ) -> None:
     """Try the kernels' launch candidates on this GPU and keep what is faster: results/local/tuning.csv, best.csv."""
+    from bench import arguments
     from bench import tune as tuner
 
-    tables = tuner.tune(op, parse_budget(budget) if budget else None, print)
+    tables = tuner.tune(op, arguments.budget_s(budget) if budget else None, print)
     print(*(f"table: {path}" for path in tables if path.is_file()), sep="\n")
 
 

@@ -1,4 +1,4 @@
-"""From facts to findings: throughput rows -> costs.csv -> claims.csv -> report; load points -> serving.csv. Seconds.
+"""From facts to findings: throughput rows -> costs.csv, claims.csv, accuracy.csv -> report; load points -> serving.csv.
 
 Two places hold derived files. `make bench` writes this machine's own to results/local (not tracked), from every
 run folder, as of today. `make report` writes the public ones beside results/runs from the committed runs
@@ -13,7 +13,7 @@ import filecmp
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import results
 from bench import runs as run_folders
@@ -21,7 +21,10 @@ from bench.config import ConfigError
 from bench.kernel_results import read_kernels
 from bench.serving_results import CLIENT_LOAD
 
-COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
+if TYPE_CHECKING:
+    from bench.modelled.accuracy import Modelled
+
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", "accuracy.csv", "report/report.md")
 Row = dict[str, Any]
 
 
@@ -70,9 +73,10 @@ class Derived:
     """Everything derived, in memory."""
 
     cells: list[Row]
-    throughput: list[Row]
+    throughput: list[Row]  # measured, imported, modelled
     costs: list[Row]
     claims: list[Row]
+    modelled: Modelled
     warnings: list[str]
 
 
@@ -83,6 +87,16 @@ def throughput_of(job: Derivation, warnings: list[str]) -> list[Row]:
     if not job.runs:
         warnings.append("no run folder was found: nothing measured stands behind this, only imported rows")
     return throughput(job.runs, warnings)
+
+
+def with_modelled(known: list[Row]) -> tuple[list[Row], Modelled]:
+    """Rates somebody measured, then modelled ones of cells nobody did; and the model."""
+    from bench.modelled.accuracy import build
+    from bench.modelled.rows import modelled
+    from bench.price.book import providers
+
+    model = build(known)
+    return known + modelled(known, providers().values(), model), model
 
 
 def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]:
@@ -101,8 +115,10 @@ def derive(job: Derivation) -> Derived:
 
     warnings: list[str] = []
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
-    rows = throughput_of(job, warnings)
-    return Derived(cells, rows, costs_of(job, rows, warnings), claims(rows, job.as_of), warnings)
+    known = throughput_of(job, warnings)
+    rows, model = with_modelled(known)
+    found = claims(known, job.as_of)  # modelled rows are priced and shown, and enter no claim (bench/modelled/rows.py)
+    return Derived(cells, rows, costs_of(job, rows, warnings), found, model, warnings)
 
 
 def kernel_facts(tracked: bool) -> dict[str, Any]:
@@ -139,17 +155,41 @@ def write_serving(job: Derivation, made: list[Row]) -> Path:
     return path
 
 
+def write_accuracy(job: Derivation, model: Modelled) -> Path:
+    """Write accuracy.csv."""
+    from bench.modelled.accuracy import rows_of
+    from bench.modelled_results import ACCURACY
+
+    path = job.target / "accuracy.csv"
+    results.write(path, ACCURACY, rows_of(model))
+    return path
+
+
 def price(job: Derivation) -> str:
-    """Write costs.csv and serving.csv; one line about each."""
+    """Write costs.csv, serving.csv and accuracy.csv; one line about each."""
+    from bench.modelled.show import brief
     from bench.price.serving_cost import serving_costs
 
     warnings: list[str] = []
-    made = costs_of(job, throughput_of(job, warnings), warnings)
+    known = throughput_of(job, warnings)
+    rows, model = with_modelled(known)
+    made = costs_of(job, rows, warnings)
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
     served = serving_costs(job.runs, job.as_of)
     lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
+    lines.append(f"{write_accuracy(job, model)}: {brief(model, len(rows) - len(known))}")
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
+
+
+def predict(job: Derivation, asked: list[str]) -> str:
+    """A modelled rate with its error, or the errors on GPUs left out. Raises ConfigError."""
+    from bench.modelled.accuracy import build
+    from bench.modelled.show import cell_of, errors, prediction
+
+    cell = cell_of(asked) if asked else None
+    model = build(throughput_of(job, []))
+    return prediction(model, cell) if cell else "\n".join(errors(model))
 
 
 def claim(job: Derivation) -> str:
@@ -163,10 +203,12 @@ def claim(job: Derivation) -> str:
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
-    """Write the three CSVs and report/; show the verdict. Without altair: the CSVs, and one line why.
+    """Write the CSVs and report/; show the verdict. Without altair: the CSVs, and one line why.
 
     `scratch`: only to compare: the README stays as it is and nothing is shown.
     """
+    from bench.modelled.accuracy import rows_of
+    from bench.modelled.show import brief
     from bench.report import readme
     from bench.report.build import report as write_report
     from bench.report.drawing import ReportUnavailable
@@ -174,15 +216,17 @@ def report(job: Derivation, scratch: bool = False) -> None:
 
     environments = {run.name: run_folders.read_environment(run) for run in job.runs}
     made = derive(job)
-    paths = [job.target / "costs.csv", job.target / "claims.csv"]
+    paths = [job.target / "costs.csv", job.target / "claims.csv", write_accuracy(job, made.modelled)]
     results.write(paths[0], results.COSTS, made.costs)
     results.write(paths[1], results.CLAIMS, made.claims)
+    said = brief(made.modelled, sum(row["basis"] == "modelled" for row in made.throughput))
     served = serving_facts(job)
     write_serving(job, served["serving"])
     if job.tracked and not scratch:
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance = {"environments": environments, "warnings": made.warnings}
+    provenance: dict[str, Any] = {"environments": environments, "warnings": made.warnings}
     provenance |= kernel_facts(job.tracked) | served
+    provenance |= {"accuracy": rows_of(made.modelled), "efficiencies": made.modelled.efficiencies.values}
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of
@@ -190,10 +234,12 @@ def report(job: Derivation, scratch: bool = False) -> None:
     except ReportUnavailable as error:
         if not scratch:
             show(made.claims, made.costs, paths)
+            print(said)
             print(f"no report here: {error}")
         return
     if not scratch:
         show(made.claims, made.costs, paths)
+        print(said)
 
 
 def check(out: Path) -> None:

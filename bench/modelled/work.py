@@ -24,6 +24,7 @@ from bench.architecture import Model
 from bench.config import Gpu
 from bench.model import accounting
 
+PHASES = ("train_step", "serve", "prefill", "decode")
 MEMORY = 0.9  # of the device's, for weights and cache: what the engines take (vLLM's default; TensorRT-LLM 0.9 to 0.95)
 MOST_SEQUENCES = 2048
 ACTIVATION = 2  # bytes of an activation, bf16

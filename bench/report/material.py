@@ -42,6 +42,8 @@ class Material:
     classes: Rows  # what each class of a mix saw of them
     serving: Rows  # what they cost: rows of serving.csv
     client_load: Rows  # results/client_load.csv
+    accuracy: Rows  # results/accuracy.csv
+    efficiencies: Mapping[str, float]  # of the modelled rates, by name
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -70,6 +72,8 @@ def gather(
         classes=provenance.get("classes", []),
         serving=provenance.get("serving", []),
         client_load=provenance.get("client_load", []),
+        accuracy=provenance.get("accuracy", []),
+        efficiencies=provenance.get("efficiencies", {}),
     )
 
 

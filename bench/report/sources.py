@@ -27,7 +27,7 @@ def names(joined: str | None) -> list[str]:
 def row_links(joined: str | None, material: Material) -> Text:
     """Throughput rows as links to where this page shows them."""
     measured = {f"{cell['run']}/{cell['cell']}" for cell in material.cells}
-    measured |= {row["row"] for row in material.throughput if row["basis"] != "imported"}
+    measured |= {row["row"] for row in material.throughput if row["basis"] == "measured"}
     found: list[Inline] = []
     for name in names(joined):
         shown = name.removeprefix(PUBLISHED) if name.startswith(PUBLISHED) else name.partition("/")[2] or name

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.__main__ import parse_budget
+from bench.arguments import budget_s
 from bench.config import ConfigError
 from bench.journal import pack
 from bench.kernel_results import table
@@ -101,7 +101,7 @@ def _warm(ops: list[str]) -> None:
 
 def _seconds(text: str) -> float:
     try:
-        return parse_budget(text)
+        return budget_s(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
