@@ -138,6 +138,16 @@ def test_the_tracked_accuracy_is_that_of_the_tracked_configs(made):
     assert {row["row"]: row["left_out_tokens_per_s"] for row in tracked} == pytest.approx(fresh, rel=1e-5)
 
 
+def test_without_a_published_rate_nothing_is_modelled(monkeypatch, tmp_path):
+    for name in ("gpus", "models", "providers"):
+        (tmp_path / name).symlink_to(config.CONFIGS / name)
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    every, model = derive.with_modelled([])
+    assert (every, model.checked) == ([], ())
+    with pytest.raises(config.ConfigError, match="none to fit"):
+        show.prediction(model, show.cell_of(["gpu=h100_sxm_80gb"]))
+
+
 # ---------------------------------------------------------------- the command
 
 

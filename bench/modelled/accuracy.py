@@ -128,7 +128,7 @@ def timed(points: Sequence[Point]) -> list[Timed]:
 def fitted(points: Sequence[Point]) -> Efficiencies:
     """The efficiencies from the points that fit."""
     used = [p for p in points if p.use == "fit" and p.tier in FITTING_TIERS and p.plans]
-    found = fit(timed(used), [p.tokens_per_s for p in used])
+    found = fit(timed(used), [p.tokens_per_s for p in used]) if used else Efficiencies()
     return Efficiencies({name: float(f"{value:.{DIGITS}g}") for name, value in found.values.items()})
 
 
@@ -149,7 +149,7 @@ def build(rows: Iterable[Mapping[str, Any]]) -> Modelled:
     everything = fitted(points)
     by_gpu = without(points, lambda p: p.cell.gpu)
     by_generation = without(points, lambda p: p.gpu.architecture)
-    now, _ = Table(timed(points)).predict(everything)
+    now = Table(timed(points)).predict(everything)[0] if points else []
     checked = tuple(
         Checked(p, float(now[i]), by_gpu[i][0], by_generation[i][0], kind(p), _stands_on(p, by_gpu[i][1]))
         for i, p in enumerate(points)

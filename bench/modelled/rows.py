@@ -33,7 +33,9 @@ MOST_GPUS = 4096
 
 
 def modelled(known: Iterable[Row], book: Iterable[Provider], model: Modelled) -> list[Row]:
-    """The rows, sorted by GPU, model and phase."""
+    """The rows, sorted by GPU, model and phase; none where nothing is published, for then nothing says how wrong."""
+    if not model.checked:
+        return []
     known = [row for row in known if row["device"] == "cuda" and row["phase"] in PHASES]
     taken = {cell_of(row) for row in known}
     wanted = sorted({row["model"] for row in known if row["model"] in config.keys(Model)})

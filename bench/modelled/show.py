@@ -92,6 +92,8 @@ def prediction(modelled: Modelled, cell: Cell) -> str:
     if not asked.plans:
         size = config.load(Gpu, cell.gpu).memory_bytes * cell.n_gpus / 1e9
         raise config.ConfigError(f"n_gpus={cell.n_gpus}: {cell.model} in {cell.precision} does not fit {size:.0f} GB")
+    if not modelled.checked:
+        raise config.ConfigError("configs/validation/points.csv: expected published rates; there are none to fit")
     (found,) = modelled.predict([asked])
     kinds = {"train_step": "trained", "prefill": "input"}
     spread = f"95% interval {found.low / cell.n_gpus:,.0f} to {found.high / cell.n_gpus:,.0f}"

@@ -98,7 +98,7 @@ def plans(cell: Cell, model: Model, gpu: Gpu) -> list[Plan]:
 
 
 def _powers(most: int) -> list[int]:
-    """1, 2, 4, 8 of those that divide `most`, and `most` itself where it is a mixture's whole deployment."""
+    """Powers of two that divide `most`, up to four nodes of eight."""
     return [size for size in (1, 2, 4, 8, 16, 32) if size <= most and most % size == 0]
 
 
