@@ -19,6 +19,7 @@ from bench.report import (
     first_screen,
     kernels,
     measured,
+    modelled,
     owners,
     portfolios,
     price_history,
@@ -51,7 +52,8 @@ def report(
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
     default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
-    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured).
+    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured),
+    `accuracy` and `efficiencies` (of the modelled rates).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
@@ -85,6 +87,7 @@ def assemble(material: Material) -> Page:
             serving.section(material),
             kernels.section(material),
             sensitivity.section(material),
+            modelled.section(material),
             measured.section(material),
             findings.section(material),
             sources.section(material),

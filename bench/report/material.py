@@ -47,6 +47,8 @@ class Material:
     history: Rows  # configs/price_history.csv
     imports: Rows  # rates that `bench import` landed, all of them
     imported_kernels: Rows  # and timings of kernels
+    accuracy: Rows  # results/accuracy.csv
+    efficiencies: Mapping[str, float]  # of the modelled rates, by name
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -83,6 +85,8 @@ def gather(
         history=provenance.get("history") or history(as_of),
         imports=imports,
         imported_kernels=provenance.get("imported_kernels", []),
+        accuracy=provenance.get("accuracy", []),
+        efficiencies=provenance.get("efficiencies", {}),
     )
 
 
