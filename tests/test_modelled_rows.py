@@ -122,6 +122,9 @@ def test_the_section_shows_errors_against_the_goal_and_every_modelled_rate(made)
     assert len(shown) == len({(row["gpu"], row["model"]) for row in modelled(made)})
     assert all(re.search(r"\d+% \(\d+%\)", line) for line in shown)
     assert all("†" in line for line in shown if "Maia" in line)
+    given["accuracy"] = [*accuracy, {**point, "row": "point:c", "use": "check", "error": 0.7}]
+    (opening,) = section.said(gather([], [], [], made[1], given, TODAY))
+    assert "points that only check it are 70.0% off" in "".join(map(str, opening))
     assert section.section(gather([], [], [], [], {}, TODAY)).text[0] == (section.EMPTY,)
 
 
