@@ -20,7 +20,7 @@ from bench.config import Gpu
 from bench.model import accounting
 from bench.modelled.accuracy import Modelled, Prediction
 from bench.modelled.points import model_of, point
-from bench.modelled.roofline import FEW, peak
+from bench.modelled.roofline import FEW, GENERATIONS, peak
 from bench.modelled.work import STATE_BYTES, Cell
 from bench.price.book import Provider
 from bench.price.throughput import COLUMNS, Row
@@ -42,6 +42,8 @@ def modelled(known: Iterable[Row], book: Iterable[Provider], model: Modelled) ->
     made = []
     for key in sorted(priced(book)):
         gpu = config.load(Gpu, key)
+        if gpu.architecture not in GENERATIONS:
+            continue  # another maker's: nothing here says how its kernels do
         for name in wanted:
             for phase in PHASES:
                 precision = precision_of(gpu)

@@ -9,6 +9,7 @@ from bench import config
 from bench.config import Gpu
 from bench.modelled.accuracy import GOAL, Checked, Modelled, Summary
 from bench.modelled.points import point
+from bench.modelled.roofline import GENERATIONS
 from bench.modelled.rows import precision_of
 from bench.modelled.work import PHASES, Cell
 
@@ -88,6 +89,9 @@ def cell_of(words: Sequence[str]) -> Cell:
 
 def prediction(modelled: Modelled, cell: Cell) -> str:
     """The rate of a cell, its interval, and the error of such predictions. Raises ConfigError."""
+    generation = config.load(Gpu, cell.gpu).architecture
+    if generation not in GENERATIONS:
+        raise config.ConfigError(f"gpu={cell.gpu}: expected a generation of {', '.join(GENERATIONS)}, got {generation}")
     asked = point("asked", "node", "check", cell, 1.0, "")
     if not asked.plans:
         size = config.load(Gpu, cell.gpu).memory_bytes * cell.n_gpus / 1e9
