@@ -19,10 +19,10 @@ from bench import results
 from bench import runs as run_folders
 from bench.config import ConfigError
 from bench.kernel_results import read_kernels
-from bench.price import imports
+from bench.price import imports, market
 from bench.serving_results import CLIENT_LOAD
 
-COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", *market.FILES, "report/report.md")
 Row = dict[str, Any]
 
 
@@ -129,18 +129,25 @@ def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]
     book = book_of(job)
     stale = staleness(book, job.as_of)
     warnings += [stale] if stale else []
-    return costs(rows, job.as_of, book)
+    return market.finished(costs(rows, job.as_of, book), rows, job.as_of)
+
+
+def claims_of(job: Derivation, rows: list[Row]) -> list[Row]:
+    """Every finding, with what must be said of the rows it rests on."""
+    from bench.claim.table import claims
+    from bench.price.quoted import claims_quoted
+
+    return claims_quoted(claims(rows, job.as_of), rows)
 
 
 def derive(job: Derivation) -> Derived:
     """All of it, written nowhere."""
     from bench.claim.evidence import hindsight
-    from bench.claim.table import claims
 
     warnings: list[str] = []
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     rows = throughput_of(job, warnings)
-    priced, found = costs_of(job, rows, warnings), claims(rows, job.as_of)
+    priced, found = costs_of(job, rows, warnings), claims_of(job, rows)
     late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
     return Derived(cells, rows, priced, found, [*warnings, *([late] if late else [])])
 
@@ -189,19 +196,21 @@ def price(job: Derivation) -> str:
     from bench.price.serving_cost import serving_costs
 
     warnings: list[str] = []
-    made = costs_of(job, throughput_of(job, warnings), warnings)
+    rows = throughput_of(job, warnings)
+    made, more = costs_of(job, rows, warnings), market.market(rows, job.as_of, book_of(job))
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
     served = serving_costs(job.runs, job.as_of, book_of(job))
     lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
+    lines += [f"{path}: {len(more[path.stem])} rows" for path in market.write(job.target, more)]
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
 
 
 def claim(job: Derivation) -> str:
     """Write claims.csv; the verdict in one sentence."""
-    from bench.claim.table import claims, verdict_line
+    from bench.claim.table import verdict_line
 
-    found = claims(throughput_of(job, []), job.as_of)
+    found = claims_of(job, throughput_of(job, []))
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
     return f"{verdict_line(found)}\n{path}: {len(found)} rows"
@@ -224,11 +233,13 @@ def report(job: Derivation, scratch: bool = False) -> None:
     results.write(paths[1], results.CLAIMS, made.claims)
     served = serving_facts(job)
     write_serving(job, served["serving"])
+    more = market.market(made.throughput, job.as_of, book_of(job))
+    market.write(job.target, more)
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
     provenance = {"environments": environments, "warnings": made.warnings}
-    provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
+    provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports) | more
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of

@@ -47,6 +47,8 @@ class Material:
     history: Rows  # configs/price_history.csv
     imports: Rows  # rates that `bench import` landed, all of them
     imported_kernels: Rows  # and timings of kernels
+    break_even_api: Rows  # rows of break_even_api.csv
+    day_costs: Rows  # and of day_costs.csv
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -83,6 +85,8 @@ def gather(
         history=provenance.get("history") or history(as_of),
         imports=imports,
         imported_kernels=provenance.get("imported_kernels", []),
+        break_even_api=provenance.get("break_even_api", []),
+        day_costs=provenance.get("day_costs", []),
     )
 
 
