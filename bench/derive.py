@@ -209,11 +209,13 @@ def price(job: Derivation) -> str:
 def claim(job: Derivation) -> str:
     """Write claims.csv; the verdict in one sentence."""
     from bench.claim.table import verdict_line
+    from bench.price.quoted import quotes
 
     found = claims_of(job, throughput_of(job, []))
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
-    return f"{verdict_line(found)}\n{path}: {len(found)} rows"
+    said = quotes(row["quotes"] for row in found)
+    return "\n".join(filter(None, (verdict_line(found), said, f"{path}: {len(found)} rows")))
 
 
 def report(job: Derivation, scratch: bool = False) -> None:

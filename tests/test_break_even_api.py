@@ -17,7 +17,7 @@ from bench.price import api_prices
 from bench.price.api_prices import ApiPrice, listed, standing_api
 from bench.price.break_even_api import COLUMNS, break_even, break_evens
 from bench.price.cost import Utilisation
-from bench.price.rentals import Rental, middle
+from bench.price.rentals import Rental, middle, rentals
 
 SHARE = Utilisation.load().inference.value
 HEADER = ",".join(api_prices.COLUMNS)
@@ -189,6 +189,13 @@ def test_the_median_rental_is_by_what_a_replica_costs():
     assert middle(offers, 8, "retail").provider == "b"
     assert middle([*offers, Rental("c", "C", "on_demand", "retail", 1, 2.5, 1)], 1, "retail").provider == "c"
     assert middle(offers, 1, "contract") is None
+
+
+def test_single_gpus_hold_no_deployment_of_several():
+    """Nothing says that eight of them share a node; one of two GPUs may stand on any instance that holds it."""
+    ones, eights = hour(gpu_count=1, sku="1x"), hour()
+    assert {r.gpu_count for r in rentals([provider(ones, eights)], serves())} == {8}
+    assert {r.gpu_count for r in rentals([provider(ones, eights)], serves(n_gpus=1))} == {1, 8}
 
 
 def test_regions_count_once_and_spot_is_a_term_of_its_own():

@@ -15,7 +15,7 @@ from bench.price import break_even_api, day_costs, market
 from bench.price.cost import costs
 from bench.price.quoted import claims_quoted, quote, quotes
 from bench.price.throughput import published
-from bench.report import build
+from bench.report import build, terminal
 from bench.report.material import gather, row_id
 
 DAY = datetime.date(2026, 11, 28)
@@ -34,6 +34,7 @@ def test_a_note_that_asks_for_it_has_a_quote():
 def test_several_are_said_once():
     assert quotes([A, None, B, A]) == f"MLPerf results 5.1-0015, 5.1-0083: {VERIFIED}"
     assert quotes([A]) == A and quotes([None]) is None
+    assert quotes([quotes([A, B]), A]) == quotes([A, B])
 
 
 def test_every_published_row_of_mlperf_names_its_result():
@@ -79,6 +80,14 @@ def test_the_derivation_hands_it_on(tmp_path, monkeypatch, rows):
     assert derive.claims_of(job, rows)[0]["quotes"] == A
     some = [row for row in rows if row["row"].endswith("8b_h100x1_fp8_offline")]
     assert {row["x_quote"] for row in derive.costs_of(job, some, [])} == {A}
+
+
+def test_the_terminal_says_it_of_costs_and_of_verdicts(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "verdict_line", lambda claims: "The verdict.")
+    claims = [row | {"quotes": B} for row in made.claims()]
+    terminal.show(claims, [row | {"x_quote": A} for row in made.costs()], [])
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith(f"rate, {A}") for line in said) >= 2 and f"Verdicts rest on {B}" in said
 
 
 def test_a_section_that_shows_such_a_row_ends_in_its_quote(rows, mlperf):

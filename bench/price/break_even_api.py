@@ -11,8 +11,9 @@ On step n renting wins from n * c / p to n * k. With b = c / p:
     b >= k          never: even a full unit costs more; renting would have to be b / k times cheaper or faster
     b < k           first from b; always from (N - 1) * b, N the least whole number with N * b <= (N - 1) * k
 
-The load is taken as steady: a fleet that follows a day pays more (fleet.py). List prices are what customers pay, not
-what serving costs their sellers.
+The load is taken as steady: a fleet that follows a day pays more (fleet.py). A rate at maximum load (MLPerf's Offline)
+keeps no promise of latency, which an API's does in some measure: such rows make renting look better than it is. List
+prices are what customers pay, not what serving costs their sellers.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "gpu": ("s", "GPU key"),
     "n_gpus": ("i", "GPUs of the deployment"),
     "precision": ("s", "of the row"),
+    "workload": ("s", "of the row"),
     "input_tokens": ("f", "a request of the row"),
     "cached_input_tokens": ("f", "of those, spared by a prefix cache; blank: none, or not told"),
     "output_tokens": ("f", "likewise"),
@@ -55,6 +57,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seller": ("s", "whose API"),
     "sold_as": ("s", "what it is called there"),
     "api_as_of": ("s", "date of the list price"),
+    "api_confidence": ("s", "high, medium or low: a price whose page nobody told may outlive the offer"),
     "buy_usd_per_request": ("f", "the row's mix at that list price"),
     "answer": ("s", "from a load on, or never"),
     "missing_factor": ("f", "never: how many times cheaper or faster renting would have to be"),
@@ -63,7 +66,6 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "first_tokens_per_day": ("f", "the same in tokens in and out"),
     "always_requests_per_s": ("f", "the load from which it stays cheaper"),
     "always_units": ("i", "units rented there"),
-    "api_source": ("s", "address of the list price"),
     "quote": ("s", "what must be said where the row is quoted"),
 }
 
@@ -157,6 +159,7 @@ def _row(row: Row, rental: Rental, price: ApiPrice, share: float) -> Row:
         "seller": price.seller,
         "sold_as": price.sold_as,
         "api_as_of": price.as_of,
+        "api_confidence": price.confidence,
         "buy_usd_per_request": buy,
         "answer": "never" if found.first is None else "from",
         "missing_factor": found.missing_factor,
@@ -165,5 +168,4 @@ def _row(row: Row, rental: Rental, price: ApiPrice, share: float) -> Row:
         "first_tokens_per_day": None if found.first is None else found.first * tokens * SECONDS_PER_DAY,
         "always_requests_per_s": found.always,
         "always_units": found.units,
-        "api_source": price.source_url,
     }

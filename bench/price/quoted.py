@@ -14,6 +14,7 @@ from typing import Any
 from bench.import_results import VERIFIED
 
 Row = dict[str, Any]
+_QUOTE = re.compile(rf"MLPerf results? (.*): {VERIFIED}")
 _RESULT = re.compile(r"(?:^|; )result ([^;\s]+)")
 
 
@@ -29,8 +30,9 @@ def quote(note: str | None, source: str | None = None) -> str | None:
 
 
 def quotes(texts: Iterable[str | None]) -> str | None:
-    """Several as one: `MLPerf results 5.1-0015, 5.1-0083: derived, not verified by MLCommons`; None of none."""
-    ids = sorted({one.removeprefix("MLPerf result ").removesuffix(f": {VERIFIED}") for one in texts if one})
+    """Several (or several of several) as one: `MLPerf results 5.1-0015, 5.1-0083: derived, ...`; None of none."""
+    named = (_QUOTE.fullmatch(one) for one in texts if one)
+    ids = sorted({one for found in named if found for one in found[1].split(", ")})
     return f"MLPerf result{'s' * (len(ids) > 1)} {', '.join(ids)}: {VERIFIED}" if ids else None
 
 

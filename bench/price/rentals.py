@@ -4,6 +4,8 @@ An offer is the median over its regions (of each region the median over its SKUs
 fewest instances that hold whole replicas of a deployment:
 
     n_gpus <= gpu_count: one instance, gpu_count // n_gpus replicas        else: ceil(n_gpus / gpu_count) instances, one
+
+Instances of a single GPU are no place for a deployment of several: nothing says they share a node.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def rentals(book: Iterable[Provider], row: Mapping[str, Any]) -> list[Rental]:
     for seller in book:
         names[seller.key] = seller.name
         for price in seller.price:
-            if sells(price, row) and price.level in LEVELS:
+            apart = price.gpu_count == 1 < row["n_gpus"]
+            if sells(price, row) and price.level in LEVELS and not apart:
                 key = (seller.key, price.term, price.level, str(price.gpu_count))
                 regions[key][price.region].append(price.usd_per_gpu_hour)
     made = []

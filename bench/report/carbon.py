@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from bench.report.material import Material, Rows, address
-from bench.report.numbers import BLANK, number
+from collections.abc import Mapping
+from typing import Any
+
+from bench.report.material import Material, Rows
+from bench.report.numbers import number
 from bench.report.offers import SIDES, chosen, priced
-from bench.report.page import Row, Section, Table, text
+from bench.report.page import Link, Row, Section, Table, Text, text
 from bench.report.sources import row_links
 from bench.report.words import phrase
 
@@ -24,43 +27,54 @@ def shown(material: Material) -> dict[str, Rows]:
     best = min(keys, key=regions, default=None)
     found = {}
     for side in SIDES:
-        each = {(row["x_provider"], row["RegionId"]): row for row in chosen(having, side, best)}
+        each = {place(row): row for row in chosen(having, side, best)}
         if each:
-            found[side] = sorted(each.values(), key=lambda row: (row["x_g_co2e_per_million_tokens"], row["RegionId"]))
+            found[side] = sorted(each.values(), key=lambda row: (row["x_grid_g_co2e_per_kwh"], place(row)))
     return found
 
 
-def table(side: str, rows: Rows, material: Material) -> Table:
-    """A row a region, cleanest first."""
+def table(found: Mapping[str, Rows], material: Material) -> Table:
+    """A row a region, cleanest grid first; a column a side."""
+    grams = {side: {place(row): row["x_g_co2e_per_million_tokens"] for row in rows} for side, rows in found.items()}
+    regions = {place(row): row for rows in found.values() for row in rows}
     made = tuple(
         Row(
             (
                 f"{row['ProviderName']}, {row['RegionId']}",
-                number(row["x_energy_kwh_per_million_tokens"]),
                 number(row["x_pue"]),
                 number(row["x_grid_g_co2e_per_kwh"]),
-                f"{row['x_grid_year']}",
-                address(row["x_grid_source"]),
-                number(row["x_g_co2e_per_million_tokens"]),
+                Link(f"{row['x_grid_year']}", row["x_grid_source"]),
+                *(number(each.get(place(row))) for each in grams.values()),
             )
         )
-        for row in rows
+        for row in regions.values()
     )
-    first = rows[0]
-    columns = ("region", ">kWh", ">PUE", ">gCO2e/kWh", ">year", "factor from", ">gCO2e")
-    kind = phrase(first["x_token_kind"])
-    caption = f"Per million {kind} tokens, {side}: {phrase(first['x_model'])} on {phrase(first['x_gpu'])}"
-    bound = "rated power of the boards, an upper bound for them" if first["x_energy_basis"] == "modelled" else "metered"
-    note = text(
-        "Row ",
-        row_links(first["x_row"], material),
-        f". Energy {first['x_energy_basis']}: {bound}; boundary {first['x_energy_boundary'] or BLANK}.",
+    firsts = {side: rows[0] for side, rows in found.items()}
+    heads = (f">{side}: gCO2e, {phrase(row['x_token_kind'])} tokens" for side, row in firsts.items())
+    first = next(iter(firsts.values()))
+    notes = [text(side.capitalize(), ": ", energy(row, material)) for side, row in firsts.items()]
+    return Table(
+        f"Carbon of a million tokens: {phrase(first['x_model'])} on {phrase(first['x_gpu'])}",
+        ("region", ">PUE", ">gCO2e/kWh", ">factor of", *heads),
+        made,
+        note=text(*notes),
     )
-    return Table(caption, columns, made, note=note)
+
+
+def place(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Whose region."""
+    return row["x_provider"], row["RegionId"]
+
+
+def energy(row: Mapping[str, Any], material: Material) -> Text:
+    """What a million tokens take, and how that is known."""
+    bound = "rated power of the boards, an upper bound for them" if row["x_energy_basis"] == "modelled" else "metered"
+    kwh = f"{number(row['x_energy_kwh_per_million_tokens'])} kWh a million, {row['x_energy_basis']} ({bound}), row "
+    return text(kwh, row_links(row["x_row"], material), ". ")
 
 
 def section(material: Material) -> Section | None:
-    """One table a side; nothing where no priced region has a factor."""
+    """The table; nothing where no priced region has a factor."""
     found = shown(material)
     if not found:
         return None
@@ -77,5 +91,5 @@ def section(material: Material) -> Section | None:
                 " and what building the machines emitted (embodied carbon) are left out."
             ),
         ),
-        tables=tuple(table(side, rows, material) for side, rows in found.items()),
+        tables=(table(found, material),),
     )

@@ -7,6 +7,7 @@ reserved base of any seller.
 from __future__ import annotations
 
 from bench import config
+from bench.price.history import name_of
 from bench.price.load_curve import Autoscaler, LoadCurve
 from bench.report.material import Material, Rows, address
 from bench.report.numbers import BLANK, number, percent, usd
@@ -56,7 +57,7 @@ def table(rows: Rows, material: Material) -> Table:
                     phrase(row["curve"]) if first else "",
                     number(row["mean_units"]) if first else "",
                     f"{FLEETS[row['fleet']]}{base}",
-                    row["provider"],
+                    name_of(row["provider"]),
                     f"{row['peak_units']}" if row["peak_units"] is not None else BLANK,
                     percent(row["utilisation"]),
                     *(usd(part) for part in parts),
