@@ -128,6 +128,7 @@ def test_a_row_by_hand():
     base = made[1.0, "reserved_base", "retail+contract"]
     assert (base["base_units"], base["term"], base["base_usd_per_unit_hour"]) == (2, "reserved_1y", 16.0)
     assert base["usd_per_million_tokens"] == pytest.approx(48 * 16 / millions)
+    assert base["startup_usd_per_million_tokens"] == 0, "what is reserved all day is not started"
 
 
 def test_lines_of_every_row_add_up_and_fleets_keep_their_order():

@@ -9,12 +9,12 @@ import re
 import pytest
 import report_rows as made
 
-from bench import config, derive
-from bench.import_results import VERIFIED
+from bench import config, derive, results
+from bench.import_results import IMPORTED, VERIFIED
 from bench.price import break_even_api, day_costs, market
 from bench.price.cost import costs
 from bench.price.quoted import claims_quoted, quote, quotes
-from bench.price.throughput import published
+from bench.price.throughput import published, throughput
 from bench.report import build, terminal
 from bench.report.material import gather, row_id
 
@@ -64,6 +64,23 @@ def test_costs_and_both_tables_of_the_market_carry_it(rows, mlperf):
     assert all(VERIFIED in row["x_quote"] for row in priced if row["x_row"] in mlperf)
     for found in (break_even_api.break_evens(some, DAY), day_costs.day_costs(some, DAY)):
         assert found and all(bool(row["quote"]) == (row["row"] in mlperf) for row in found)
+
+
+def test_an_imported_row_carries_it_with_its_energy(tmp_path):
+    note = f"{VERIFIED}; result 5.1-0099; per system; energy: 700 W at the wall over the rate"
+    rate = {"phase": "serve", "model": "llama_3_1_8b", "gpu": "h100_sxm_80gb", "n_gpus": 1, "token_kind": "output"}
+    rate |= {
+        "system_tokens_per_s": 1000.0,
+        "workload": "w",
+        "as_of": "2025-09",
+        "source": "https://example.org",
+        "note": note,
+    }
+    rate |= {"id": "import:x/1", "energy_joules_per_token": 0.7, "energy_boundary": "node", "format": "mlperf_summary"}
+    results.write(tmp_path / "x.csv", IMPORTED, [rate])
+    (row,) = [one for one in throughput([], imports=[tmp_path / "x.csv"]) if one["row"] == "import:x/1"]
+    assert row["quote"] == f"MLPerf result 5.1-0099: {VERIFIED}"
+    assert (row["energy_joules_per_token"], row["energy_boundary"]) == (0.7, "node")
 
 
 def test_findings_carry_it(rows, mlperf):
