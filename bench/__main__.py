@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the machine refused (disk, device, another process); 2 bad
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
@@ -195,6 +196,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["run"] and any(part.partition("=")[0] == "--endpoint" for part in arguments):
         arguments[0] = "endpoint"
+    if not {"run", "endpoint", "tune"} & set(arguments[:1]):
+        # before numpy is imported: the matrices are small, and where others work too threads only wait for each other
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -18,13 +18,13 @@ from bench import results
 from bench import runs as run_folders
 from bench.derivation import Derivation as Derivation
 from bench.kernel_results import read_kernels
-from bench.price import imports
+from bench.price import imports, market
 from bench.serving_results import CLIENT_LOAD
 
 if TYPE_CHECKING:
     from bench.modelled.accuracy import Modelled
 
-COMPARED = ("costs.csv", "serving.csv", "claims.csv", "accuracy.csv", "report/report.md")
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", "accuracy.csv", *market.FILES, "report/report.md")
 Row = dict[str, Any]
 
 
@@ -86,19 +86,26 @@ def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]
     book = book_of(job)
     stale = staleness(book, job.as_of)
     warnings += [stale] if stale else []
-    return costs(rows, job.as_of, book)
+    return market.finished(costs(rows, job.as_of, book), rows, job.as_of)
+
+
+def claims_of(job: Derivation, rows: list[Row]) -> list[Row]:
+    """Every finding, with what must be said of the rows it rests on."""
+    from bench.claim.table import claims
+    from bench.price.quoted import claims_quoted
+
+    return claims_quoted(claims(rows, job.as_of), rows)
 
 
 def derive(job: Derivation) -> Derived:
     """All of it, written nowhere."""
     from bench.claim.evidence import hindsight
-    from bench.claim.table import claims
 
     warnings: list[str] = []
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     known = throughput_of(job, warnings)
     rows, model = with_modelled(job, known, warnings)
-    found = claims(known, job.as_of)  # modelled rows are priced and shown, and enter no claim (bench/modelled/rows.py)
+    found = claims_of(job, known)  # modelled rows are priced and shown, and enter no claim (bench/modelled/rows.py)
     late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
     priced = costs_of(job, rows, warnings)
     return Derived(cells, rows, priced, found, model, [*warnings, *([late] if late else [])])
@@ -161,11 +168,12 @@ def price(job: Derivation) -> str:
     warnings: list[str] = []
     known = throughput_of(job, warnings)
     rows, model = with_modelled(job, known, warnings)
-    made = costs_of(job, rows, warnings)
+    made, more = costs_of(job, rows, warnings), market.market(known, job.as_of, book_of(job))
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
     served = serving_costs(job.runs, job.as_of, book_of(job))
     lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
+    lines += [f"{path}: {len(more[path.stem])} rows" for path in market.write(job.target, more)]
     lines.append(f"{write_accuracy(job, model)}: {brief(model, len(rows) - len(known))}")
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
 
@@ -182,12 +190,14 @@ def predict(job: Derivation, asked: list[str]) -> str:
 
 def claim(job: Derivation) -> str:
     """Write claims.csv; the verdict in one sentence."""
-    from bench.claim.table import claims, verdict_line
+    from bench.claim.table import verdict_line
+    from bench.price.quoted import quotes
 
-    found = claims(throughput_of(job, []), job.as_of)
+    found = claims_of(job, throughput_of(job, []))
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
-    return f"{verdict_line(found)}\n{path}: {len(found)} rows"
+    said = quotes(row["quotes"] for row in found)
+    return "\n".join(filter(None, (verdict_line(found), said, f"{path}: {len(found)} rows")))
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
@@ -210,11 +220,14 @@ def report(job: Derivation, scratch: bool = False) -> None:
     said = brief(made.modelled, sum(row["basis"] == "modelled" for row in made.throughput))
     served = serving_facts(job)
     write_serving(job, served["serving"])
+    somebodys = [row for row in made.throughput if row["basis"] != "modelled"]
+    more = market.market(somebodys, job.as_of, book_of(job))
+    market.write(job.target, more)
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
     provenance: dict[str, Any] = {"environments": environments, "warnings": made.warnings}
-    provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
+    provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports) | more
     provenance |= {"accuracy": rows_of(made.modelled), "efficiencies": made.modelled.efficiencies.values}
     try:
         paths += write_report(

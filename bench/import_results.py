@@ -20,6 +20,7 @@ KERNELS_SUFFIX = ".kernels.csv"
 PHASES = ("train_step", "prefill", "decode", "serve")
 FLAGS = ("open_loop", "client_late", "cut_by_time", "failed_requests")
 BOUNDARIES = ("gpu", "node")
+VERIFIED = "derived, not verified by MLCommons"  # in the note of every row made from MLPerf's results
 Row = dict[str, Any]
 
 # name -> (type, meaning). s = text, i = count, f = number.

@@ -60,6 +60,15 @@ COSTS: dict[str, tuple[str, str]] = {
     "x_idle_gpus_usd": ("f", "USD for GPUs of the instance that the deployment does not use, over all paid hours"),
     "x_idle_usd": ("f", "the two together"),
     "x_allocation_based_usd": ("f", "USD for the instance paid whole over all paid hours: usage-based and idle"),
+    "x_energy_basis": ("s", "measured, imported, or modelled (boards at their rated power); blank: nothing to say"),
+    "x_energy_boundary": ("s", "gpu (the boards) or node (the wall)"),
+    "x_energy_kwh_per_million_tokens": ("f", "while the deployment works; PUE not in it"),
+    "x_pue": ("f", "facility over IT energy, of the region"),
+    "x_grid_g_co2e_per_kwh": ("f", "location-based factor of the region's grid; blank where nobody publishes one"),
+    "x_grid_year": ("i", "year it is of"),
+    "x_grid_source": ("s", "address of the factor"),
+    "x_g_co2e_per_million_tokens": ("f", "energy x PUE x factor; without embodied carbon"),
+    "x_quote": ("s", "what must be said where the row is shown: MLPerf's result, and that ours is derived"),
 }
 # results/claims.csv: long form, one finding a row.
 CLAIMS: dict[str, tuple[str, str]] = {
@@ -79,4 +88,5 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "rests_on": ("s", "throughput rows, or price_history:<series>, joined by ;"),
     "evidence": ("s", "ids in configs/evidence.csv, joined by ;"),
     "note": ("s", "one line for the reader"),
+    "quotes": ("s", "MLPerf's results among the rows it rests on, with what must be said of them"),
 }

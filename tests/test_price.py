@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import results
-from bench.price import cost
+from bench.price import cost, market
 from bench.price.book import CpuPrice, Price, Provider, Range
 from bench.price.throughput import COLUMNS
 
@@ -85,7 +85,7 @@ def test_one_row_both_ways_by_hand():
     assert priced["PricingQuantity"] == pytest.approx(4 / 115.2)  # GPU hours per million tokens
     assert priced["EffectiveCost"] == priced["x_usd_per_million_tokens"]
     assert priced["x_utilisation"] == 0.8
-    assert set(priced) == set(results.COSTS)
+    assert set(market.finished([priced], [], DAY)[0]) == set(results.COSTS)
 
 
 @given(money, counts, rates, shares)

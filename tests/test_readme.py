@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import config, results
+from bench.price import api_prices, carbon
 from bench.price.book import LISTED
+from bench.price.market import TABLES
 from bench.report import readme
 from bench.workload import TRAINING, Workload
 
@@ -40,6 +42,7 @@ def test_every_target_it_names_is_in_the_makefile():
 
 def test_every_column_it_names_is_in_the_schema():
     known = {*results.CELLS, *results.COSTS, *results.CLAIMS, *results.SAMPLES, *LISTED}
+    known |= {*TABLES["break_even_api"], *TABLES["day_costs"], *api_prices.COLUMNS, *carbon.COLUMNS}
     section = (ROOT / "docs" / "csv.md").read_text()
     for name in re.findall(r"\b(?:x_\w+|\w+_s_\w+|\w+_per_\w+)\b", section):
         assert name in known, name

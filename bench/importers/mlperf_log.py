@@ -7,9 +7,10 @@ machine: the user does. A run that is INVALID or measured accuracy is left out.
 
 from __future__ import annotations
 
+from bench.import_results import VERIFIED
 from bench.importers.document import Document, Record, Refused
 from bench.importers.landing import Given, Row, Sheet
-from bench.importers.mlperf_summary import OPEN_LOOP, VERIFIED
+from bench.importers.mlperf_summary import OPEN_LOOP
 
 NAME = "mlperf_log"
 ABOUT = "MLPerf inference mlperf_log_summary.txt"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 
+from bench.import_results import VERIFIED
 from bench.importers.document import Document, Record
 from bench.importers.landing import Given, Row, Sheet
 
@@ -21,7 +22,6 @@ NAME = "mlperf_summary"
 ABOUT = "MLPerf inference summary_results.json"
 GIVES = "output tokens/s of a system by model and scenario, wall power"
 OPEN_LOOP = ("Server", "Interactive")
-VERIFIED = "derived, not verified by MLCommons"
 # Mean tokens in of each benchmark's dataset, computed from the datasets themselves:
 # openshift-psap/performance-dashboard@71007029, mlperf-data/summaries/*.csv.
 DATASET_INPUT = {

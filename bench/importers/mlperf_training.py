@@ -21,9 +21,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from bench.import_results import VERIFIED
 from bench.importers.document import LONGEST, Document, Record, Refused
 from bench.importers.landing import Given, Row, Sheet
-from bench.importers.mlperf_summary import VERIFIED
 
 NAME = "mlperf_training"
 ABOUT = "MLPerf training result_<n>.txt (MLLOG)"

@@ -33,6 +33,8 @@ from bench import runs as run_folders
 from bench.architecture import Model
 from bench.price.imports import imported, load_of
 from bench.price.known import known
+from bench.price.metered import metered
+from bench.price.quoted import quote
 
 Row = dict[str, Any]
 PUBLISHED_PHASES = ("train_step", "prefill", "decode", "serve")
@@ -68,6 +70,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "source": ("s", "address of the figure; blank on measured rows"),
     "flags": ("s", "two_depth_fit, idle_included, below_best and the row's own, joined by +"),
     "lora_rank": ("i", "rank of the adapters, which alone were trained; blank: the whole model was"),
+    "energy_joules_per_token": (
+        "f",
+        "of the deployment, for each token the rate counts; blank: not metered",
+    ),
+    "energy_boundary": ("s", "what was metered: gpu (the boards) or node (the wall)"),
+    "quote": ("s", "what must be said wherever the row is shown: MLPerf's result, and that ours is derived"),
     "routing_zipf": ("f", "exponent experts were drawn with; 0 uniform; blank: the router's own, and imported rows"),
 }
 # What two depths of one cell share; everything else is the depth.
@@ -125,6 +133,7 @@ def _landed(row: Mapping[str, Any]) -> Row:
     adapters = f", {ADAPTERS} {row['lora_rank']}" if row["lora_rank"] else ""
     own = {"row": row["id"], "basis": "imported", "backend": row["software"], "device": "cuda"}
     own |= {"low": row["system_tokens_per_s_low"], "high": row["system_tokens_per_s_high"]}
+    own |= {"quote": quote(row["note"], row["source"])}
     return dict.fromkeys(COLUMNS) | same | own | {"workload": f"{row['workload']}{load_of(row)}{adapters}"}
 
 
@@ -140,6 +149,7 @@ def _imported(row: Mapping[str, Any]) -> Row:
             "backend": row["software"],
             "device": "cuda",
             "flags": "idle_included" if idle else None,
+            "quote": quote(row["note"], row["source"]),
         }
     )
 
@@ -213,6 +223,7 @@ def _whole(run: Path, cell: Mapping[str, Any], machine: Row) -> Row:
             "low": cell["system_tokens_per_s_low"],
             "high": cell["system_tokens_per_s_high"],
             "layers_measured": None,  # the whole model
+            **metered(run, cell),
         }
     )
 
@@ -240,6 +251,8 @@ def _fitted(run: Path, cells: list[Row], machine: Row, notes: list[str]) -> Row 
         "high": tokens / low,
         "layers_measured": shown,
         "flags": "+".join(["two_depth_fit", *sorted(flags)]),
+        "energy_joules_per_token": None,  # of a slice, not of the model
+        "energy_boundary": None,
     }
 
 

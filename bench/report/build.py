@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import (
+    api_prices,
     break_even,
+    carbon,
     cost_by_provider,
+    day,
     findings,
     first_screen,
     kernels,
@@ -34,6 +37,7 @@ from bench.report import (
 from bench.report.drawing import Drawn, draw, inline_svg, policy, require_drawing, script
 from bench.report.material import Material, Rows, gather
 from bench.report.page import Page, as_text, dangling
+from bench.report.quoted import with_quotes
 
 TITLE = "crossover: what a token costs to train and to serve"
 
@@ -52,12 +56,12 @@ def report(
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
     default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
-    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured),
-    `accuracy` and `efficiencies` (of the modelled rates).
+    `points` and `serving` (load points and what they cost), `break_even_api` and `day_costs` (rows of the CSVs of those
+    names), `imports` and `imported_kernels` (what others measured), `accuracy` and `efficiencies` (modelled rates).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
-    page = assemble(gather(cells, costs, claims, throughput, provenance, as_of))
+    page = assembled(gather(cells, costs, claims, throughput, provenance, as_of))
     if lost := dangling(page):
         raise ValueError(f"links to rows that are not on the page: {', '.join(lost)}")
     drawn = {figure.name: draw(figure) for section in page.sections for figure in section.figures}
@@ -65,6 +69,11 @@ def report(
     for name, chart in drawn.items():
         written += [write(out / f"{name}.png", chart.png), write(out / f"{name}.svg", chart.svg)]
     return written
+
+
+def assembled(material: Material) -> Page:
+    """The page with what must be said of figures of MLPerf's."""
+    return with_quotes(assemble(material), material)
 
 
 def assemble(material: Material) -> Page:
@@ -78,6 +87,7 @@ def assemble(material: Material) -> Page:
             first_screen.section(material),
             share_by_year.section(material),
             cost_by_provider.section(material),
+            *(found for room in (api_prices, day, carbon) if (found := room.section(material))),
             owners.section(material),
             *(found for found in [portfolios.section(material)] if found),
             price_history.section(material),

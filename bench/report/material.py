@@ -49,6 +49,8 @@ class Material:
     imported_kernels: Rows  # and timings of kernels
     accuracy: Rows  # results/accuracy.csv
     efficiencies: Mapping[str, float]  # of the modelled rates, by name
+    break_even_api: Rows  # rows of break_even_api.csv
+    day_costs: Rows  # and of day_costs.csv
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -87,6 +89,8 @@ def gather(
         imported_kernels=provenance.get("imported_kernels", []),
         accuracy=provenance.get("accuracy", []),
         efficiencies=provenance.get("efficiencies", {}),
+        break_even_api=provenance.get("break_even_api", []),
+        day_costs=provenance.get("day_costs", []),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.claim.spec import Claim
 from bench.claim.table import verdict_line
 from bench.config import load_all
+from bench.price.quoted import quotes
 from bench.report.first_screen import verdict_cells, verdicts
 from bench.report.material import Rows
 from bench.report.numbers import usd
@@ -33,6 +34,8 @@ def show(claims: Rows, costs: Rows, paths: Sequence[Path]) -> None:
         print()
     for line in cost_lines(costs):
         print(line)
+    if said := quotes(row["quotes"] for row in claims):
+        print(f"Verdicts rest on {said}")
     for path in paths:
         print(f"wrote {path}")
 
@@ -85,5 +88,6 @@ def cost_lines(costs: Rows) -> list[str]:
                 f"{side}, {level}: {usd(middle['median'])} per million {rows[0]['x_token_kind']} tokens (median of"
                 f" {len(here)} offers), cheapest {usd(first['median'])} ({first['provider']}, {TERMS[first['term']]});"
                 f" {what}, {rows[0]['x_precision']}, {rows[0]['x_basis']} rate"
+                + (f", {rows[0]['x_quote']}" if rows[0]["x_quote"] else "")
             )
     return found
