@@ -37,10 +37,8 @@ Runs = Annotated[
     list[Path] | None, typer.Option("--run", help="A run folder to use; again for more. Default: all under --out/runs.")
 ]
 AsOf = Annotated[str | None, typer.Option(help="The day to speak of: only what was known then. Default: today.")]
-Prices = Annotated[
-    list[Path] | None,
-    typer.Option("--prices", help="Your own provider's TOML, priced beside ours; again for more."),
-]
+Prices = Annotated[list[Path] | None, typer.Option("--prices", help="Your own provider's TOML; again for more.")]
+Claims = Annotated[list[Path] | None, typer.Option("--claims", help="Your own claim's TOML; again for more.")]
 Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, as of results/as_of: the public files.")]
 
 
@@ -177,13 +175,18 @@ def price(
 
 @app.command()
 def claim(
-    out: Out = OUT, runs: Runs = None, tracked: Tracked = False, as_of: AsOf = None, configs: Configs = None
+    out: Out = OUT,
+    runs: Runs = None,
+    tracked: Tracked = False,
+    as_of: AsOf = None,
+    claims: Claims = None,
+    configs: Configs = None,
 ) -> None:
     """Test the claims: claims.csv, and the verdict on standard output."""
     from bench import derive, options
 
     options.use_configs(configs)
-    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of))))
+    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of), claims=claims)))
 
 
 @app.command()
@@ -194,6 +197,7 @@ def report(
     check: Annotated[bool, typer.Option("--check", help="Rebuild the tracked files elsewhere and compare.")] = False,
     as_of: AsOf = None,
     prices: Prices = None,
+    claims: Claims = None,
     configs: Configs = None,
 ) -> None:
     """Price, test the claims and write the report: costs.csv, claims.csv, report/."""
@@ -201,9 +205,8 @@ def report(
 
     options.use_configs(configs)
     if check:
-        derive.check(out)
-    else:
-        derive.report(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices))
+        return derive.check(out)
+    derive.report(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices, claims))
 
 
 @refreshed.command()

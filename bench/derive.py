@@ -39,6 +39,7 @@ class Derivation:
     as_of: datetime.date
     tracked: bool = False  # the public files: the README's table is one of them
     prices: tuple[Path, ...] = ()  # providers of the user's own
+    claims: tuple[Path, ...] = ()  # and claims
     imports: tuple[Path, ...] = ()  # what `bench import` landed
 
     @classmethod
@@ -49,6 +50,7 @@ class Derivation:
         tracked: bool,
         as_of: datetime.date | None = None,
         prices: list[Path] | None = None,
+        claims: list[Path] | None = None,
     ) -> Derivation:
         """The public files (`tracked`) or this machine's own. Raises ConfigError for what cannot be.
 
@@ -62,11 +64,14 @@ class Derivation:
                 raise ConfigError(
                     "--prices: expected without --tracked: the public files rest on configs/providers alone"
                 )
+            if claims:
+                raise ConfigError("--claims: expected without --tracked: the public files rest on configs/claims alone")
             day = as_of or read_as_of(out / "as_of")
             return cls(until(tracked_runs(out / "runs"), as_of), out, day, True, imports=imports.landed(out, True))
         chosen = runs or until(sorted(path.parent for path in (out / "runs").glob("*/cells.csv")), as_of)
         day = as_of or datetime.datetime.now(datetime.UTC).date()
-        return cls(chosen, out / "local", day, prices=tuple(prices or ()), imports=imports.landed(out, False))
+        mine, asked, landed = tuple(prices or ()), tuple(claims or ()), imports.landed(out, False)
+        return cls(chosen, out / "local", day, prices=mine, claims=asked, imports=landed)
 
 
 def until(runs: list[Path], as_of: datetime.date | None) -> list[Path]:
@@ -140,7 +145,7 @@ def derive(job: Derivation) -> Derived:
     warnings: list[str] = []
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     rows = throughput_of(job, warnings)
-    priced, found = costs_of(job, rows, warnings), claims(rows, job.as_of)
+    priced, found = costs_of(job, rows, warnings), claims(rows, job.as_of, job.claims)
     late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
     return Derived(cells, rows, priced, found, [*warnings, *([late] if late else [])])
 
@@ -199,12 +204,12 @@ def price(job: Derivation) -> str:
 
 def claim(job: Derivation) -> str:
     """Write claims.csv; the verdict in one sentence."""
-    from bench.claim.table import claims, verdict_line
+    from bench.claim.table import claims, own_lines, verdict_line
 
-    found = claims(throughput_of(job, []), job.as_of)
+    found = claims(throughput_of(job, []), job.as_of, job.claims)
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
-    return f"{verdict_line(found)}\n{path}: {len(found)} rows"
+    return "\n".join([verdict_line(found), *own_lines(found, job.claims), f"{path}: {len(found)} rows"])
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
@@ -227,7 +232,7 @@ def report(job: Derivation, scratch: bool = False) -> None:
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance = {"environments": environments, "warnings": made.warnings}
+    provenance = {"environments": environments, "warnings": made.warnings, "own_claims": job.claims}
     provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
     try:
         paths += write_report(
@@ -235,11 +240,11 @@ def report(job: Derivation, scratch: bool = False) -> None:
         )[:2]
     except ReportUnavailable as error:
         if not scratch:
-            show(made.claims, made.costs, paths)
+            show(made.claims, made.costs, paths, job.claims)
             print(f"no report here: {error}")
         return
     if not scratch:
-        show(made.claims, made.costs, paths)
+        show(made.claims, made.costs, paths, job.claims)
 
 
 def check(out: Path) -> None:

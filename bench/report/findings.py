@@ -26,6 +26,7 @@ TITLES = {
     "printed": "figures as printed, held against evidence",
     "price": "price levels compared",
     "blend": "portfolios, part by part",
+    "route": "spending and tokens, side by side",
     "finding": "other findings",
 }
 COLUMNS = (

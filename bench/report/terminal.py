@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.claim.spec import Claim
+from bench.claim import spec
 from bench.claim.table import verdict_line
-from bench.config import load_all
 from bench.report.first_screen import verdict_cells, verdicts
 from bench.report.material import Rows
 from bench.report.numbers import usd
@@ -22,9 +21,9 @@ from bench.report.words import TERMS, Files, definition, phrase, statement
 COLUMNS = ("", "verdict", "P", "p10", "median", "p90", "basis")
 
 
-def show(claims: Rows, costs: Rows, paths: Sequence[Path]) -> None:
+def show(claims: Rows, costs: Rows, paths: Sequence[Path], own: Sequence[Path] = ()) -> None:
     """Print verdict, verdict table, cost lines and paths to stdout."""
-    files = load_all(Claim)
+    files = spec.claims(own)
     rows = verdicts(claims, files)
     print(verdict_line(claims) if rows else "No claim was tested.")
     if rows:
