@@ -55,7 +55,6 @@ def test_each_organisation_is_answered_by_what_public_figures_carry():
         ("Anthropic", "D1", "plan"),
         ("Anthropic", "D2", "plan"),
         ("industry", "D1", "surveys"),
-        ("industry", "D2", "surveys"),
         ("industry", "D4", "surveys"),
     }
 

@@ -29,7 +29,7 @@ from bench.claim.ratio import Row
 from bench.claim.route_sections import Compared
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, counted, finding, ids, quantiles
-from bench.claim.walk import Walk, explained
+from bench.claim.walk import Walk, explained, short
 
 FAR = 2.0  # routes that differ by more have to be explained
 RATE, PRICE = "throughput of the rows", "price of a GPU-hour"
@@ -151,7 +151,9 @@ def _apart(claim: Claim, bottom: Bottom, grounds: Finding) -> list[Finding]:
     why = {**grounds, "p10": best.low, "p50": middle, "p90": best.high, "threshold": best.closed_at}
     why["unit"] = "bottom-up / top-down"
     note = f"more than a factor of {FAR:g} apart; {best.told}"
-    ends = f"the median with {best.name} at its p10 ({best.at_low:.3g}), as drawn, at its p90 ({best.at_high:.3g})"
+    ends = (
+        f"the median with {best.name} at its p10 ({short(best.at_low)}), as drawn, at its p90 ({short(best.at_high)})"
+    )
     unit = claim.parameters[best.name].unit if own else {RATE: "FLOP a GPU-second", PRICE: "USD a GPU-hour"}[best.name]
     return [
         _row(claim, item, names, **said, **quantiles(ratios), subject="disagreement", note=note),

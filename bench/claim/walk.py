@@ -65,14 +65,20 @@ def explained(walks: Sequence[Walk], middle: float) -> Explained:
     low, high = ends[best.name]
     at, inside = closing(best)
     better = best.value(-Z90 if abs(np.log(low)) < abs(np.log(high)) else Z90)
-    told = f"{best.name} explains most of it: {better:.3g} instead of {best.value(0.0):.3g} closes "
+    told = f"{best.name} explains most of it: {short(better)} instead of {short(best.value(0.0))} closes "
     told += f"{closes[best.name]:.0%} of its logarithm"
-    span = f"(0.1% to 99.9%: {best.value(-EDGE):.3g} to {best.value(EDGE):.3g})"
     if at is None:
-        told += f"; no value of it within its prior {span} or far beyond closes it all"
+        told += "; no value of it, however far outside its prior, closes it all"
     else:
-        told += f"; alone it would have to be {at:.3g}, {'within' if inside else 'outside'} its prior {span}"
+        place = "within" if inside else f"outside ({short(best.value(-EDGE))} to {short(best.value(EDGE))})"
+        told += f"; alone it would have to be {short(at)}, {place} its prior"
     return Explained(best.name, best.value(-Z90), best.value(Z90), low, high, closes[best.name], at, told)
+
+
+def short(value: float) -> str:
+    """Three digits: 0.65, 250 bn, 1.22 tn."""
+    size, name = next(((s, n) for s, n in ((1e12, " tn"), (1e9, " bn")) if value >= 0.9995 * s), (1.0, ""))
+    return f"{value / size:.3g}{name}"
 
 
 def closed(low: float, high: float, middle: float) -> float:

@@ -7,7 +7,6 @@ from bench.claim.spec import Claim
 from bench.report.material import Material, Rows
 from bench.report.numbers import BLANK, bare
 from bench.report.page import Row, Section, Table, text
-from bench.report.sources import evidence_links
 from bench.report.words import definition, phrase, prose
 
 
@@ -29,10 +28,8 @@ def prior_rows(material: Material) -> tuple[Row, ...]:
                 f"{bare(prior.numbers[0], prior.unit)} to {bare(prior.numbers[-1], prior.unit)}",
                 bare(prior.numbers[1], prior.unit) if len(prior.numbers) == 3 else BLANK,
                 prior.unit,
-                prior.distribution,
                 "judgement" if prior.judgement else "",
                 prior.source,
-                evidence_links(";".join(prior.evidence), material) or (BLANK,),
                 ", ".join(phrase(key) for key in keys),
             )
         )
@@ -61,10 +58,10 @@ def span(counts: list[int]) -> str:
 def section(material: Material) -> Section:
     """The two tables."""
     rows = prior_rows(material)
-    judged = sum(row.cells[5] == "judgement" for row in rows)
+    judged = sum(row.cells[4] == "judgement" for row in rows)
     pairs = [pair for claim in material.files.values() for pair in claim.correlation]
     said = f"{judged} of {len(rows)} priors, and {sum(pair.judgement for pair in pairs)} of {len(pairs)} correlations"
-    columns = (">p10 to p90, or ends", ">median or peak", "unit", "distribution", "flag", "source", "figures", "claims")
+    columns = (">p10 to p90, or ends", ">median or peak", "unit", "flag", "source", "claims")
     return Section(
         id="priors",
         title="Priors",

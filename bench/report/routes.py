@@ -9,11 +9,12 @@ from typing import Any
 from bench.report.material import Material, Rows, claim_id
 from bench.report.numbers import BLANK, bare, interval_in, number
 from bench.report.page import Link, Row, Section, Table, Text, text
+from bench.report.sources import evidence_links, few, row_links
 from bench.report.words import phrase, prose
 
 COLUMNS = (
     *("of", ">year", ">reported spending", ">tokens × cost", ">tokens × cost over reported"),
-    *(">share by spending", ">by tokens", "what explains it"),
+    *(">share by spending", ">by tokens", "what explains it", "figures"),
 )
 
 
@@ -25,20 +26,20 @@ def pairs(material: Material) -> list[Rows]:
     return list(found.values())
 
 
-def shown(row: dict[str, Any] | None) -> Text:
-    """Median and 80% interval, the median a link to its row."""
-    if row is None:
-        return (BLANK,)
-    return text(Link(bare(row["p50"], row["unit"]), f"#{claim_id(row)}"), f" ({interval_in(row)})")
+def shown(row: dict[str, Any] | None) -> str:
+    """Median and 80% interval."""
+    return f"{bare(row['p50'], row['unit'])} ({interval_in(row)})" if row else BLANK
 
 
-def line(rows: Rows) -> Row:
-    """One organisation in one year."""
+def line(rows: Rows, material: Material) -> Row:
+    """One organisation in one year, under the id of its disagreement."""
     by = {row["subject"]: row for row in rows}
     why = next((row for row in rows if row["subject"].startswith("explained: ")), None)
     cells = (shown(by.get(n)) for n in ("top-down", "bottom-up", "disagreement", "share, top-down", "share, bottom-up"))
     said = prose(by["disagreement"]["note"].partition("; ")[2] if why else "") if "disagreement" in by else BLANK
-    return Row((phrase(rows[0]["definition"]), f"{rows[0]['year']}", *cells, said))
+    figures = evidence_links(";".join(row["evidence"] for row in rows if row["subject"] == "disagreement"), material)
+    where = claim_id(by["disagreement"]) if "disagreement" in by else ""
+    return Row((phrase(rows[0]["definition"]), f"{rows[0]['year']}", *cells, said or BLANK, figures), where)
 
 
 def sentence(material: Material) -> Text:
@@ -63,6 +64,7 @@ def section(material: Material) -> Section | None:
     found = pairs(material)
     if not found:
         return None
+    rested = next((row["rests_on"] for row in material.of_kind("route") if row["rests_on"]), "")
     return Section(
         id="routes",
         title="Spending by two routes",
@@ -74,5 +76,12 @@ def section(material: Material) -> Section | None:
                 *sentence(material),
             ),
         ),
-        tables=(Table("Serving, USD a year: median and 80% interval", COLUMNS, tuple(line(rows) for rows in found)),),
+        tables=(
+            Table(
+                "Serving, USD a year: median and 80% interval",
+                COLUMNS,
+                tuple(line(rows, material) for rows in found),
+                note=text("Throughput rows of the tokens route: ", *few(row_links(rested, material), "#imported"), "."),
+            ),
+        ),
     )

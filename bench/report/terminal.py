@@ -13,7 +13,7 @@ from bench.claim import spec
 from bench.claim.table import verdict_line
 from bench.report.first_screen import verdict_cells, verdicts
 from bench.report.material import Rows
-from bench.report.numbers import usd
+from bench.report.numbers import BLANK, usd
 from bench.report.offers import SIDES, chosen, headline, offers
 from bench.report.page import Link, as_text
 from bench.report.words import TERMS, Files, definition, phrase, statement
@@ -45,7 +45,8 @@ def grouped(rows: Rows, files: Files) -> list[list[list[str]]]:
             "".join(p.text if isinstance(p, Link) else p for p in as_text(c)) for c in verdict_cells(row, files)
         )
         lines = found.setdefault(said, [[said, *("" for _ in COLUMNS[1:])]])
-        lines.append([f"  {definition(row['definition'])}", *rest])
+        by = definition(row["definition"]) if row["definition"] else f"{row['year'] or BLANK}"
+        lines.append([f"  {by}", *rest])
     return list(found.values())
 
 
