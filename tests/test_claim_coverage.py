@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -100,6 +101,13 @@ def test_a_definition_taken_away_leaves_a_hole():
         o == "industry" and a == "D4" for o, a, _, _ in holes(CLAIM.definitions, [], (2026,)) if _ == VIEWS[0]
     )
     assert ("industry", "D4", "by purpose", 2026) in left
+
+
+def test_a_plan_answers_nothing_beyond_its_horizon_nor_before_it_starts():
+    plan = CLAIM.definitions["D2_plan"]
+    left = holes({"plan": replace(plan, first_year=2026, last_year=2028)}, [], (2025, 2026, 2028, 2029))
+    of_d2 = {(view, year) for _, accounting, view, year in left if accounting == "D2"}
+    assert of_d2 == {(view, year) for view in VIEWS for year in (2025, 2029)}
 
 
 def test_a_claim_that_names_no_organisation_has_nothing_to_cover():

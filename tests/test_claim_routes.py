@@ -35,6 +35,14 @@ FIXED = {
 }
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    copy = tmp_path / "configs"
+    shutil.copytree(config.CONFIGS, copy)
+    monkeypatch.setattr(config, "CONFIGS", copy)
+    return copy / "claims"
+
+
 def bottom(rows, prices, **other):
     """The bottom-up side of a comparison whose inputs are single numbers, in the year after the rates'."""
     item = replace(CLAIM.compared[1], year=2026, at=2026.0, surfaces=None)
@@ -101,6 +109,17 @@ def test_prices_are_those_of_the_term_and_of_instances_alone():
     assert (low, high) == (2.6, 4.566) and middle == pytest.approx((2.6 + 3.805) / 2)
 
 
+def test_a_gpu_without_its_host_is_no_price_of_a_served_hour(folder):
+    path = folder.parent / "providers" / "coreweave.csv"
+    line = next(line for line in path.read_text().splitlines() if ",instance,contract," in line)
+    before = hardware.contract_prices(CLAIM.served, TODAY)
+    path.write_text(
+        path.read_text() + line.replace(",instance,contract,2,1.75,2.25", ",gpu_only,contract,0.1,0.05,0.2") + "\n"
+    )
+    assert ",gpu_only,contract,0.1" in path.read_text()
+    assert hardware.contract_prices(CLAIM.served, TODAY) == before
+
+
 @pytest.mark.parametrize("growth", [0.5, 1.0, 1.0 + 1e-12, 7.0])
 @pytest.mark.parametrize("start", [-1.4, -0.79, 0.0, 0.9])
 def test_the_mean_over_a_year_is_the_integral(growth, start):
@@ -109,14 +128,6 @@ def test_the_mean_over_a_year_is_the_integral(growth, start):
 
 
 # ---------------------------------------------------------------- independence
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    copy = tmp_path / "configs"
-    shutil.copytree(config.CONFIGS, copy)
-    monkeypatch.setattr(config, "CONFIGS", copy)
-    return copy / "claims"
 
 
 def test_the_two_routes_share_no_parameter_and_no_public_figure():
@@ -159,6 +170,8 @@ def test_rates_move_the_tokens_route_alone_and_spending_the_other_alone():
     assert lines(rows, route="top_down") == lines(faster, route="top_down") != []
     usd = [[r for r in found if r["subject"] == "bottom-up"] for found in (rows, faster)]
     assert all(b["p50"] == pytest.approx(a["p50"] / 2, rel=1e-9) for a, b in zip(*usd, strict=True))
+    (api,) = (r for r in rows if (r["subject"], r["definition"], r["year"]) == ("bottom-up", "OpenAI", 2025))
+    assert (api["priors"], api["judged"]) == (7, 4)  # of eight inputs the count of October 2025 is one number
     prior = CLAIM.parameters["openai_serving_2025"]
     dearer = {**CLAIM.parameters, "openai_serving_2025": replace(prior, p50=9e9)}
     other = routes.answer(replace(CLAIM, parameters=dearer), share, [SERVE], TODAY)
