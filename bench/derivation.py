@@ -20,6 +20,7 @@ class Derivation:
     as_of: datetime.date
     tracked: bool = False  # the public files: the README's table is one of them
     prices: tuple[Path, ...] = ()  # providers of the user's own
+    claims: tuple[Path, ...] = ()  # and claims
     imports: tuple[Path, ...] = ()  # what `bench import` landed
 
     @classmethod
@@ -30,6 +31,7 @@ class Derivation:
         tracked: bool,
         as_of: datetime.date | None = None,
         prices: list[Path] | None = None,
+        claims: list[Path] | None = None,
     ) -> Derivation:
         """The public files (`tracked`) or this machine's own. Raises ConfigError for what cannot be.
 
@@ -43,11 +45,14 @@ class Derivation:
                 raise ConfigError(
                     "--prices: expected without --tracked: the public files rest on configs/providers alone"
                 )
+            if claims:
+                raise ConfigError("--claims: expected without --tracked: the public files rest on configs/claims alone")
             day = as_of or read_as_of(out / "as_of")
             return cls(until(tracked_runs(out / "runs"), as_of), out, day, True, imports=imports.landed(out, True))
         chosen = runs or until(sorted(path.parent for path in (out / "runs").glob("*/cells.csv")), as_of)
         day = as_of or datetime.datetime.now(datetime.UTC).date()
-        return cls(chosen, out / "local", day, prices=tuple(prices or ()), imports=imports.landed(out, False))
+        mine, asked, landed = tuple(prices or ()), tuple(claims or ()), imports.landed(out, False)
+        return cls(chosen, out / "local", day, prices=mine, claims=asked, imports=landed)
 
 
 def until(runs: list[Path], as_of: datetime.date | None) -> list[Path]:

@@ -94,7 +94,7 @@ def claims_of(job: Derivation, rows: list[Row]) -> list[Row]:
     from bench.claim.table import claims
     from bench.price.quoted import claims_quoted
 
-    return claims_quoted(claims(rows, job.as_of), rows)
+    return claims_quoted(claims(rows, job.as_of, job.claims), rows)
 
 
 def derive(job: Derivation) -> Derived:
@@ -190,14 +190,14 @@ def predict(job: Derivation, asked: list[str]) -> str:
 
 def claim(job: Derivation) -> str:
     """Write claims.csv; the verdict in one sentence."""
-    from bench.claim.table import verdict_line
+    from bench.claim.table import own_lines, verdict_line
     from bench.price.quoted import quotes
 
     found = claims_of(job, throughput_of(job, []))
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
-    said = quotes(row["quotes"] for row in found)
-    return "\n".join(filter(None, (verdict_line(found), said, f"{path}: {len(found)} rows")))
+    said = [verdict_line(found), *own_lines(found, job.claims), quotes(row["quotes"] for row in found)]
+    return "\n".join([*filter(None, said), f"{path}: {len(found)} rows"])
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
@@ -226,7 +226,7 @@ def report(job: Derivation, scratch: bool = False) -> None:
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance: dict[str, Any] = {"environments": environments, "warnings": made.warnings}
+    provenance: dict[str, Any] = {"environments": environments, "warnings": made.warnings, "own_claims": job.claims}
     provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports) | more
     provenance |= {"accuracy": rows_of(made.modelled), "efficiencies": made.modelled.efficiencies.values}
     try:
@@ -235,12 +235,12 @@ def report(job: Derivation, scratch: bool = False) -> None:
         )[:2]
     except ReportUnavailable as error:
         if not scratch:
-            show(made.claims, made.costs, paths)
+            show(made.claims, made.costs, paths, job.claims)
             print(said)
             print(f"no report here: {error}")
         return
     if not scratch:
-        show(made.claims, made.costs, paths)
+        show(made.claims, made.costs, paths, job.claims)
         print(said)
 
 

@@ -73,8 +73,8 @@ COSTS: dict[str, tuple[str, str]] = {
 # results/claims.csv: long form, one finding a row.
 CLAIMS: dict[str, tuple[str, str]] = {
     "claim": ("s", "claim key"),
-    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price, blend or finding"),
-    "definition": ("s", "D1..D4, or the level compared; blank where it does not apply"),
+    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price, blend, route or finding"),
+    "definition": ("s", "D1..D4, the level compared, or whose routes; blank where it does not apply"),
     "subject": ("s", "statement, parameter, model or printed row this is about"),
     "year": ("i", "year; blank where it does not apply"),
     "p10": ("f", "10th percentile of the value"),
@@ -89,4 +89,9 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "evidence": ("s", "ids in configs/evidence.csv, joined by ;"),
     "note": ("s", "one line for the reader"),
     "quotes": ("s", "MLPerf's results among the rows it rests on, with what must be said of them"),
+    "organisation": ("s", "whose compute a definition is about"),
+    "accounting": ("s", "D1, D2, D3 or D4: what a definition holds serving against"),
+    "route": ("s", "bottom_up, top_down, plan, surveys or accounts: where a definition's numbers come from"),
+    "priors": ("i", "uncertain inputs behind a finding; blank where none is drawn"),
+    "judged": ("i", "of those, how many rest on judgement"),
 }

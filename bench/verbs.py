@@ -18,6 +18,7 @@ Prices = Annotated[
     list[Path] | None,
     typer.Option("--prices", help="Your own provider's TOML, priced beside ours; again for more."),
 ]
+Claims = Annotated[list[Path] | None, typer.Option("--claims", help="Your own claim's TOML; again for more.")]
 Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, as of results/as_of: the public files.")]
 
 
@@ -54,13 +55,18 @@ def price(
 
 
 def claim(
-    out: Out = OUT, runs: Runs = None, tracked: Tracked = False, as_of: AsOf = None, configs: Configs = None
+    out: Out = OUT,
+    runs: Runs = None,
+    tracked: Tracked = False,
+    as_of: AsOf = None,
+    claims: Claims = None,
+    configs: Configs = None,
 ) -> None:
     """Test the claims: claims.csv, and the verdict on standard output."""
     from bench import derive, options
 
     options.use_configs(configs)
-    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of))))
+    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of), claims=claims)))
 
 
 def report(
@@ -70,6 +76,7 @@ def report(
     check: Annotated[bool, typer.Option("--check", help="Rebuild the tracked files elsewhere and compare.")] = False,
     as_of: AsOf = None,
     prices: Prices = None,
+    claims: Claims = None,
     configs: Configs = None,
 ) -> None:
     """Price, test the claims and write the report: costs.csv, claims.csv, report/."""
@@ -79,7 +86,7 @@ def report(
     if check:
         derive.check(out)
     else:
-        derive.report(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices))
+        derive.report(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices, claims))
 
 
 def refresh(

@@ -79,7 +79,15 @@ def test_a_wrong_claim_is_one_line_naming_file_key_and_expectation(folder, file,
 def test_every_claim_loads_and_every_number_has_a_source():
     claims = config.load_all(Claim)
     assert set(claims) >= {A, B, C, D}
-    assert {claim.kind for claim in claims.values()} == {"share", "table", "price", "history", "blend"}
+    assert {claim.kind for claim in claims.values()} == {
+        "share",
+        "table",
+        "price",
+        "history",
+        "blend",
+        "growth",
+        "routes",
+    }
     for claim in claims.values():
         for name, prior in claim.parameters.items():
             cited = bool(prior.evidence) or "judgement" in prior.source or prior.distribution == "fixed"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bench.claim.priors import Correlation, Prior, draw, quantile
 from bench.config import ConfigError
 
-SOURCE = {"unit": "x", "source": "judgement: a test"}
+SOURCE = {"unit": "x", "source": "judgement: a test", "judgement": True}
 DRAWS, SEED = 100_000, 1
 
 

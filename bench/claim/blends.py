@@ -23,7 +23,7 @@ from bench import config
 from bench.claim.priors import Z90, Array, draw, quantile
 from bench.claim.sections import Blend
 from bench.claim.spec import Claim
-from bench.claim.verdict import Finding, finding, ids, quantiles, verdict
+from bench.claim.verdict import Finding, counted, finding, ids, quantiles, verdict
 from bench.price.blend import PARTS, Outcome, outcome
 from bench.price.owned import HOURS_PER_YEAR
 from bench.price.portfolio import Portfolio
@@ -166,6 +166,7 @@ def _compared(world: World, item: Blend) -> list[Finding]:
                 probability=p,
                 verdict=verdict(p, claim.decision),
                 note=f"{said}: {item.note}{proxy}",
+                **counted(claim, claim.assumptions.values()),
             )
         )
     return [*result, _worth_it(world, item, where, left, right)]

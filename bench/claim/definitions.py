@@ -14,6 +14,9 @@ Every route is one path of log-odds, ln(serving / X), over the years, so routes 
   total.
 - `surveys`: outside estimates, one drawn per draw, joined linearly in log-odds.
 
+Each definition may say whose compute it is about (organisation), by which accounting (D1 to D4) and by which route;
+what no definition answers then, the claim file says why (coverage.py).
+
 Only `served_flop` depends on r. To add a definition of these routes, edit a claim's TOML alone.
 """
 
@@ -44,6 +47,9 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "surveys": (("choice", "drift", "error"), (), ()),
 }
 
+ACCOUNTINGS = ("D1", "D2", "D3", "D4")
+ROUTES = ("bottom_up", "top_down", "plan", "surveys", "accounts")
+
 
 def require_name(name: str, names: Iterable[str], key: str, what: str) -> None:
     """Raises ValueError("key: expected ..."), with the nearest name, where `name` is unknown."""
@@ -72,6 +78,9 @@ class Definition:
 
     text: str
     method: str
+    organisation: str = ""  # OpenAI, Anthropic, industry ...; with accounting and route, all three or none
+    accounting: str = ""  # one of ACCOUNTINGS
+    route: str = ""  # one of ROUTES: where its numbers come from
     first_year: int  # no figure before it: no row. served_flop, plan: the year the path starts from
     base_year: int | None = None  # growth: the year of base_share; None: first_year
     last_year: int | None = None  # plan: its horizon
@@ -86,6 +95,13 @@ class Definition:
 
     def __post_init__(self) -> None:
         require_name(self.method, ROLES, "method", "method")
+        told = {bool(part) for part in (self.organisation, self.accounting, self.route)}
+        require(len(told) == 1, "organisation", "organisation, accounting and route, all three or none")
+        if self.organisation:
+            require_name(self.accounting, ACCOUNTINGS, "accounting", "accounting")
+            require_name(self.route, ROUTES, "route", "route")
+            bottom = "bottom_up, the route of served_flop, and of no other method"
+            require((self.route == "bottom_up") == self.needs_rates, "route", bottom)
         single, yearly, optional = ROLES[self.method]
         for role in self.use:
             require_name(role, (*single, *optional), "use", f"role of {self.method}")
@@ -137,6 +153,12 @@ def _cumulative(series: Mapping[str, str], draws: Draws, years: Sequence[int], b
     for year in range(base - 1, min(*years, base) - 1, -1):
         since[year] = since[year + 1] - _between(named, logs, year + 1)
     return np.stack([since[year] for year in years])
+
+
+def growth_in(series: Mapping[str, str], draws: Draws, year: int) -> Array:
+    """Growth of one year (x a year) from a series of named years, interpolated as every route does."""
+    named = sorted(map(int, series))
+    return np.asarray(np.exp(_between(named, [np.log(draws[series[str(known)]]) for known in named], year)))
 
 
 def _between(named: Sequence[int], values: Sequence[Array], year: int) -> Array:

@@ -18,11 +18,11 @@ from bench.claim.definitions import by_kernel
 from bench.claim.influence import influence
 from bench.claim.priors import Array
 from bench.claim.rates import rates
-from bench.claim.sections import Check, Statement
-from bench.claim.verdict import Finding, finding, ids, judged, limit, quantiles, true_in, verdict
-from bench.claim.world import World, grounds
+from bench.claim.sections import VIEWS, Check, Statement, Unanswered
+from bench.claim.verdict import Finding, counted, finding, ids, judged, limit, quantiles, true_in, verdict
+from bench.claim.world import World, grounds, read
 
-PURPOSE, KERNEL = "by purpose", "by kernel type"
+PURPOSE, KERNEL = VIEWS
 SHARE = "serving / (serving + X)"
 
 
@@ -36,6 +36,7 @@ def answer(drawn: World) -> list[Finding]:
             values = by_kernel(by_purpose, drawn.draws[work])
             result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
     result += [_check(drawn, check) for check in drawn.claim.check if check.definition in drawn.shares]
+    result += [_unanswered(drawn, reason) for reason in drawn.claim.unanswered]
     return result + influence(drawn)
 
 
@@ -59,6 +60,9 @@ def _verdicts(drawn: World, key: str, view: str, values: Array) -> list[Finding]
         if row is None:
             continue
         row["subject"] = statement.name if view == PURPOSE else f"{statement.name}, {view}"
+        work = claim.definitions[key].inference_work
+        if view == KERNEL and work:
+            row |= counted(claim, [*read(claim, key), work])
         result.append(row)
         if view == PURPOSE:
             result += _other_limits(drawn, statement, row, values)
@@ -104,6 +108,15 @@ def _other_limits(drawn: World, statement: Statement, row: Finding, values: Arra
         judgement = judged(row["probability"], holds_at, 1 - holds_at)
         result.append({**row, **other, **changed, "verdict": judgement})
     return result
+
+
+def _unanswered(drawn: World, reason: Unanswered) -> Finding:
+    """Why an accounting of an organisation has no share, in which view and years."""
+    where = [reason.view, f"{reason.years[0]} to {reason.years[-1]}" if len(reason.years) > 1 else ""]
+    where += [str(reason.years[0])] if len(reason.years) == 1 else []
+    said = ", ".join([f"{reason.accounting} of {reason.organisation}", *filter(None, where)])
+    columns = {"organisation": reason.organisation, "accounting": reason.accounting, "evidence": ids(reason.evidence)}
+    return finding(drawn.claim, "finding", **columns, subject=f"unanswered: {said}", note=reason.reason)
 
 
 def _check(drawn: World, check: Check) -> Finding:

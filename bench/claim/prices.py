@@ -21,7 +21,7 @@ from bench import config
 from bench.claim.priors import Array, draw, normals, triangular
 from bench.claim.sections import Booked, Comparison, Delivery, Side
 from bench.claim.spec import Claim
-from bench.claim.verdict import Finding, finding, ids, quantiles, verdict
+from bench.claim.verdict import Finding, counted, finding, ids, quantiles, verdict
 from bench.config import ConfigError
 from bench.price import book, owned
 
@@ -107,7 +107,7 @@ def _cited(claim: Claim, *sides: Side) -> Finding:
         machines = [m for m in config.load(book.Provider, asked.provider).owned if m.gpu == asked.gpu]
         cited += [span.evidence for machine in machines for span in machine.ranges.values()]
         modelled |= asked.term == "owned" and any(machine.modelled for machine in machines)
-    return {"basis": "modelled" if modelled else "evidence", "evidence": ids(*cited)}
+    return {"basis": "modelled" if modelled else "evidence", "evidence": ids(*cited), **counted(claim, names)}
 
 
 def _price(claim: Claim, side: Side, values: Array) -> Finding:
@@ -170,6 +170,7 @@ def _delivered(claim: Claim, item: Delivery, draws: Mapping[str, Array]) -> Find
         "verdict",
         basis="evidence",
         evidence=ids(*(claim.parameters[name].evidence for name in cited)),
+        **counted(claim, cited),
         **quantiles(part),
         definition="delivery",
         subject=item.name,

@@ -15,7 +15,7 @@ from bench.claim import evidence
 from bench.claim.priors import Array, draw
 from bench.claim.sections import Printed
 from bench.claim.spec import Claim
-from bench.claim.verdict import Finding, finding, ids, limit, quantiles, true_in, verdict
+from bench.claim.verdict import Finding, counted, finding, ids, limit, quantiles, true_in, verdict
 from bench.claim.world import World, grounds
 
 
@@ -53,6 +53,7 @@ def _dollars(claim: Claim, row: Printed, usd: float, compute: Array) -> list[Fin
         probability=probability,
         verdict=verdict(probability, claim.decision),
         note=note,
+        **counted(claim, [str(row.compute_usd)]),
     )
     return [held]
 

@@ -35,7 +35,10 @@ STATED_BY = {"triangular": ("low", "mode", "high"), "uniform": ("low", "high"), 
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """One uncertain input. `source`: where its numbers come from, or "judgement: ..." and why."""
+    """One uncertain input. `source`: where its numbers come from, or "judgement: ..." and why.
+
+    `judgement` says to programs what the word judgement in the source says to people: some of the numbers are ours.
+    """
 
     distribution: str
     p10: float | None = None
@@ -48,6 +51,7 @@ class Prior:
     clip: tuple[float, ...] = ()  # [least, most]: draws beyond are set to the end
     unit: str
     source: str
+    judgement: bool = False
     evidence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class Prior:
             require(numbers[0] < numbers[-1], "low", f"less than high, got {numbers}")
         require(len(self.clip) in (0, 2), "clip", f"[least, most], got {list(self.clip)}")
         require(bool(self.source.strip()), "source", "where the numbers come from")
+        require_flag(self.judgement, self.source)
         evidence_table.require_known(self.evidence)
 
     @property
@@ -84,17 +89,35 @@ class Prior:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Two parameters that move together: the correlation of their underlying normals."""
+    """Two parameters that move together: the correlation of their underlying normals.
+
+    `low` and `high`: other values a `growth` claim is answered at; both or neither.
+    """
 
     a: str
     b: str
     value: float
+    low: float | None = None
+    high: float | None = None
     source: str
+    judgement: bool = False
     evidence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(-1 < self.value < 1, "value", f"inside -1 and 1, got {self.value}")
+        require((self.low is None) == (self.high is None), "low", "low and high, both or neither")
+        if self.low is not None and self.high is not None:
+            inside = -1 < self.low <= self.value <= self.high < 1
+            require(inside, "low", f"-1 < low <= value <= high < 1, got {self.low} and {self.high}")
+        require_flag(self.judgement, self.source)
         evidence_table.require_known(self.evidence)
+
+
+def require_flag(judgement: bool, source: str) -> None:
+    """Raises ValueError where the flag and the source's own word differ."""
+    said = "judgement" in source.lower()
+    expected = "true where the source says judgement" if said else "a source that says judgement, and why, or no flag"
+    require(judgement == said, "judgement", expected)
 
 
 def quantile(prior: Prior, z: Array) -> Array:

@@ -2,7 +2,8 @@
 
 Statements and definitions say what is true or false; a decision says from which probability on. The
 rest belongs to one kind of claim: printed rows to `table`, sides, comparisons and deliveries to
-`price`, periods to `history`, portfolios to `blend`, checks and workload classes to `share`. Each section
+`price`, periods to `history`, portfolios to `blend`, growths to `growth`, checks, workload classes and what is
+unanswered to `share`; those of `routes` stand in route_sections.py. Each section
 checks itself; spec.py checks that the sections fit each other.
 """
 
@@ -12,12 +13,13 @@ import re
 from dataclasses import dataclass, field
 
 from bench.claim import evidence as evidence_table
-from bench.claim.definitions import require_name
+from bench.claim.definitions import ACCOUNTINGS, require_name
 from bench.config import Gpu, keys, require
 from bench.price.book import LEVELS as TERM_LEVELS
 from bench.price.portfolio import Portfolio
 
 TESTS = ("above", "at_least", "below", "rises")  # how a share is held against its threshold
+VIEWS = ("by purpose", "by kernel type")
 LEVELS = tuple(dict.fromkeys(TERM_LEVELS.values()))  # retail, contract, owner
 
 
@@ -68,6 +70,25 @@ class Check:
     def __post_init__(self) -> None:
         ids = [key for product in (*self.serving, *self.other) for key in product]
         evidence_table.require_known(ids, "serving")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unanswered:
+    """An accounting of an organisation that no definition answers, and why. No view: both; no years: all of them."""
+
+    organisation: str
+    accounting: str
+    view: str = ""
+    years: tuple[int, ...] = ()
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_name(self.accounting, ACCOUNTINGS, "accounting", "accounting")
+        if self.view:
+            require_name(self.view, VIEWS, "view", "view")
+        require(bool(self.reason.strip()), "reason", "why nothing answers it")
+        evidence_table.require_known(self.evidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,3 +244,33 @@ class Blend:
     def __post_init__(self) -> None:
         for name in (self.left, self.right):
             require_name(name, keys(Portfolio), "left", "portfolio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """In every year of the claim, `left` grows faster than `right`: year -> parameter, x a year, ln-linear between.
+
+    `beside`: what others take for `left` and should not; its chance is shown and is no verdict.
+    """
+
+    name: str
+    text: str
+    left: dict[str, str]
+    right: dict[str, str]
+    unit: str  # of right / left
+    beside: dict[str, str] = field(default_factory=dict)
+    beside_note: str = ""
+    note: str
+
+    def __post_init__(self) -> None:
+        for name in ("left", "right", "beside"):
+            years = list(getattr(self, name))
+            expected = "years such as 2026, each with a parameter"
+            require(all(re.fullmatch(r"20\d\d", year) for year in years), name, f"{expected}, got {years}")
+        require(bool(self.left) and bool(self.right), "left", "a parameter of one year at least, and so for right")
+        require(bool(self.beside) == bool(self.beside_note), "beside_note", "why it is no verdict, with beside alone")
+
+    @property
+    def parameters(self) -> list[str]:
+        """What the verdict reads; `beside` is not among it."""
+        return list(dict.fromkeys([*self.left.values(), *self.right.values()]))

@@ -2,9 +2,10 @@
 
 A claim says what is asserted (statements), by which accounting (definitions), over which years,
 with which uncertain inputs (parameters: a prior, a unit and a source each) and how a probability
-becomes a verdict (decision). Five kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
-somebody printed), `price` (two prices per GPU-hour, at one level), `history` (did a price fall) and `blend` (two
-portfolios of configs/portfolios; `assumptions` names the parameter behind each of blend.ASSUMPTIONS).
+becomes a verdict (decision). Seven kinds share the format: `share` (serving / (serving + X) a year), `table` (rows
+somebody printed), `price` (two prices per GPU-hour, at one level), `history` (did a price fall), `blend` (two
+portfolios of configs/portfolios; `assumptions` names the parameter behind each of blend.ASSUMPTIONS), `growth` (does
+one thing grow faster than another) and `routes` (one spending, told twice). docs/claims.md has them key by key.
 
 Nothing here computes. A name that leads nowhere, a prior out of order or an evidence id nobody can
 look up is one line naming file, key and expectation. Another claim is another TOML, nothing else.
@@ -12,12 +13,17 @@ look up is one line naming file, key and expectation. Another claim is another T
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
+from bench import config
 from bench.claim import evidence as evidence_table
+from bench.claim.coverage import require_covered
 from bench.claim.definitions import Definition, require_name
 from bench.claim.priors import Correlation, Prior
+from bench.claim.route_sections import Compared, Served, require_independent
 from bench.claim.sections import (
     Blend,
     Cached,
@@ -25,14 +31,16 @@ from bench.claim.sections import (
     Comparison,
     Decision,
     Delivery,
+    Growth,
     Headline,
     Period,
     Printed,
     Side,
     Statement,
+    Unanswered,
     WorkloadClass,
 )
-from bench.config import require
+from bench.config import ConfigError, require
 from bench.price.blend import ASSUMPTIONS
 
 KINDS = {  # kind -> the sections it must have
@@ -41,6 +49,8 @@ KINDS = {  # kind -> the sections it must have
     "price": ("side", "comparison"),
     "history": ("period",),
     "blend": ("blend", "assumptions"),
+    "growth": ("growth", "years"),
+    "routes": ("compared", "served", "share_claim"),
 }
 
 
@@ -64,9 +74,10 @@ class Claim:
     definitions: dict[str, Definition] = field(default_factory=dict)
     headline: Headline | None = None
     check: tuple[Check, ...] = ()
+    unanswered: tuple[Unanswered, ...] = ()
     workload_class: tuple[WorkloadClass, ...] = ()
     cached: tuple[Cached, ...] = ()
-    share_claim: str | None = None  # table: the share claim its words are held against
+    share_claim: str | None = None  # table: whose draws its words are held against; routes: whose rates it reads
     organisation: str | None = None  # table: whose figures the dollars are looked for in
     printed: tuple[Printed, ...] = ()
     side: tuple[Side, ...] = ()
@@ -75,6 +86,9 @@ class Claim:
     period: tuple[Period, ...] = ()
     blend: tuple[Blend, ...] = ()
     assumptions: dict[str, str] = field(default_factory=dict)  # blend: assumption -> parameter
+    growth: tuple[Growth, ...] = ()
+    served: Served | None = None
+    compared: tuple[Compared, ...] = ()
 
     def __post_init__(self) -> None:
         require_name(self.kind, KINDS, "kind", "kind")
@@ -87,6 +101,8 @@ class Claim:
         self._check_parameters()
         self._check_shares()
         self._check_prices()
+        require_covered(self.definitions, self.unanswered, self.years)
+        require_independent(self.compared, self.parameters, self.correlation)
 
     def _check_assumptions(self) -> None:
         """Each assumption of a blend names a parameter; nothing else is assumed."""
@@ -103,6 +119,9 @@ class Claim:
         unread = sorted(set(self.parameters) - {name for _, name in read})
         require(not unread, "parameters", f"each to be read somewhere; nothing reads {unread}")
         for pair in self.correlation:
+            require(
+                pair.low is None or bool(self.growth), "correlation", "low and high in a claim of kind growth alone"
+            )
             for name in (pair.a, pair.b):
                 require_name(name, self.parameters, "correlation", "parameter")
 
@@ -123,6 +142,12 @@ class Claim:
         for item in self.delivery:
             read += [(f"delivery.{item.name}", n) for n in (item.planned, item.delivered)]
             read += [(f"delivery.{item.name}", n) for n in (item.other, item.share)]
+        for growth in self.growth:
+            names = [*growth.parameters, *growth.beside.values()]
+            read += [(f"growth.{growth.name}", name) for name in names]
+        for route in self.compared:
+            names = [*route.top_down, *route.bottom_up, route.other]
+            read += [(f"compared.{route.organisation}.{route.year}", name) for name in names]
         return read + [(f"assumptions.{role}", name) for role, name in self.assumptions.items()]
 
     def _check_shares(self) -> None:
@@ -156,3 +181,13 @@ class Claim:
             require(len(levels) == 1, f"comparison.{comparison.name}", one)
             alike = units[comparison.left] == units[comparison.right]
             require(alike, f"comparison.{comparison.name}", "sides of one unit")
+
+
+def claims(own: Iterable[Path] = ()) -> dict[str, Claim]:
+    """Every claim by key: the listing of configs/claims, then the user's `own` files. Raises ConfigError."""
+    found = config.load_all(Claim)
+    for path in own:
+        if path.stem in found:
+            raise ConfigError(f"{path}: {path.stem} is a claim already; rename the file: its stem is the key")
+        found[path.stem] = config.read(Claim, path)
+    return found

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench import config
-from bench.claim import blends, engine, history, prices, printed
+from bench.claim import blends, engine, growth, history, prices, printed, routes, spec
 from bench.claim.ratio import Row
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, finding
 from bench.claim.world import World, world
 
-ORDER = ("verdict", "share", "break_even", "printed", "price", "blend", "finding", "flip", "sensitivity")
+ORDER = ("verdict", "share", "break_even", "printed", "price", "blend", "route", "finding", "flip", "sensitivity")
 
 
-def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
-    """Every finding of every claim file, in results.CLAIMS columns, sorted.
+def claims(rows: Sequence[Row], as_of: datetime.date, own: Sequence[Path] = ()) -> list[Finding]:
+    """Every finding of every claim file and of the user's `own`, in results.CLAIMS columns, sorted.
 
     `rows` are throughput rows (measured and imported). Raises config.ConfigError.
     """
-    files = config.load_all(Claim)
+    files = spec.claims(own)
+    places = {path.stem: path for path in own}
     worlds: dict[str, World] = {}
     for key, claim in files.items():
         named = claim.share_claim if claim.kind == "table" else key
         if claim.kind in ("share", "table") and named not in worlds:
-            worlds[str(named)] = world(_share_claim(files, claim), rows)
+            worlds[str(named)] = world(_share_claim(files, claim, places), rows)
     result = []
     for key, claim in files.items():
         if claim.kind == "share":
@@ -41,19 +43,24 @@ def claims(rows: Sequence[Row], as_of: datetime.date) -> list[Finding]:
             result += blends.answer(claim, as_of)
         elif claim.kind == "price":
             result += prices.answer(claim, as_of)
+        elif claim.kind == "growth":
+            result += growth.answer(claim)
+        elif claim.kind == "routes":
+            result += routes.answer(claim, _share_claim(files, claim, places), rows, as_of)
         else:
             result += history.answer(claim, as_of)
         result.append(finding(claim, "finding", subject="question", note=_question(claim, as_of)))
     return sorted(result, key=_place)
 
 
-def _share_claim(files: Mapping[str, Claim], claim: Claim) -> Claim:
+def _share_claim(files: Mapping[str, Claim], claim: Claim, places: Mapping[str, Path]) -> Claim:
     if claim.kind == "share":
         return claim
     named = files.get(str(claim.share_claim))
     if named is None or named.kind != "share":
         expected = f"the key of a share claim, got {claim.share_claim!r}"
-        raise config.ConfigError(f"configs/claims/{claim.key}.toml: share_claim: expected {expected}")
+        place = places.get(claim.key, f"configs/claims/{claim.key}.toml")
+        raise config.ConfigError(f"{place}: share_claim: expected {expected}")
     return named
 
 
@@ -86,6 +93,19 @@ def verdict_line(found: Sequence[Finding]) -> str:
     others = _others([row for row in verdicts if row is not first])
     lines = [leading, f"Other definitions: {'; '.join(others)}", _rests(rows), _flips(rows, definition, statement)]
     return "\n".join(f"{line[0].upper()}{line[1:]}." for line in lines)
+
+
+def own_lines(found: Sequence[Finding], own: Sequence[Path]) -> list[str]:
+    """The verdicts of the user's own files, a line each."""
+    keys = [path.stem for path in own]
+    rows = [row for row in found if row["claim"] in keys and row["kind"] == "verdict"]
+    return [
+        f"{row['claim']}: {_shown(row['subject'])}"
+        + "".join(f", {_shown(row[name])}" for name in ("definition", "year") if row[name])
+        + f": {row['verdict']}"
+        + (f" (P {row['probability']:.2f})" if row["probability"] is not None else "")
+        for row in rows
+    ]
 
 
 def _shown(name: object) -> str:

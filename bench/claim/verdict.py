@@ -69,6 +69,12 @@ def ids(*groups: Iterable[str]) -> str:
     return ";".join(sorted({name for group in groups for name in group}))
 
 
+def counted(claim: Claim, names: Iterable[str]) -> Finding:
+    """How many uncertain inputs these parameters are, and how many of them rest on judgement: two columns."""
+    drawn = {name for name in names if claim.parameters[name].distribution != "fixed"}
+    return {"priors": len(drawn), "judged": sum(claim.parameters[name].judgement for name in drawn)}
+
+
 def finding(claim: Claim, kind: str, **fields: Any) -> Finding:
     """A row of results.CLAIMS, blank where nothing is said. Raises KeyError."""
     row = {**dict.fromkeys(CLAIMS), "claim": claim.key, "kind": kind, **fields}

@@ -14,7 +14,7 @@ from bench.claim import ratio
 from bench.claim.definitions import share
 from bench.claim.priors import Array, draw
 from bench.claim.spec import Claim
-from bench.claim.verdict import Finding, ids
+from bench.claim.verdict import Finding, counted, ids
 
 QUICK = 10_000  # draws behind rows of single pairs and sensitivities: P to 0.005 is enough there
 CANCELS = (
@@ -69,11 +69,15 @@ def world(claim: Claim, rows: Sequence[ratio.Row]) -> World:
 
 
 def grounds(drawn: World, key: str) -> Finding:
-    """What a definition rests on: the basis, rests_on, evidence and note columns."""
+    """What a definition rests on: basis, rests_on, evidence, note, whose accounting by which route, and its priors."""
     claim, definition = drawn.claim, drawn.claim.definitions[key]
     cited = [claim.parameters[name].evidence for name in definition.parameters]
     surveys = [survey.evidence for survey in definition.survey]
-    columns = {"evidence": ids(definition.evidence, *cited, *surveys)}
+    columns = {
+        "evidence": ids(definition.evidence, *cited, *surveys),
+        **{name: getattr(definition, name) or None for name in ("organisation", "accounting", "route")},
+        **counted(claim, read(claim, key)),
+    }
     if not definition.needs_rates:
         note = f"{definition.note}; does not depend on r: no throughput row enters"
         return {**columns, "basis": "evidence", "note": note}
@@ -81,3 +85,10 @@ def grounds(drawn: World, key: str) -> Finding:
     rows = ids(*(pair.rows for pair in drawn.pairs))
     note = f"{definition.note}; rests on {basis.replace('+', ' and ')} rows; {CANCELS}"
     return {**columns, "basis": basis, "rests_on": rows, "note": note}
+
+
+def read(claim: Claim, key: str) -> list[str]:
+    """The parameters a definition's share by purpose is drawn from; through r, those of the traffic classes too."""
+    definition = claim.definitions[key]
+    mixes = [n for mix in claim.workload_class for n in (mix.input_output_ratio, mix.cache_hit_share)]
+    return [*definition.parameters, *(mixes if definition.needs_rates else ())]

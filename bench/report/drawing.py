@@ -130,14 +130,17 @@ def json_safe(value: Any) -> str:
 
 
 def inline_svg(drawn: Drawn) -> str:
-    """The SVG for the page: ids made its own, so that charts do not share one clip path; a third of the bytes.
+    """The SVG for the page: ids made its own, so that charts do not share one clip path; a quarter of the bytes.
 
     Numbers keep a tenth of a pixel; the figure's label stands for those of its marks, the page's font for its words'.
+    What SVG means anyway (opacity 1, a line's end at 0, no shift) and what draws nothing is left out.
     """
     name = drawn.figure.name
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', drawn.svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r' (?:aria-[a-z]+|role|class|font-family)="[^"]*"', "", svg)
+    svg = re.sub(r' (?:(?:x2|y2)="0"|opacity="1"|pointer-events="none"|transform="translate\(0,0\)")', "", svg)
+    svg = re.sub(r'<path d="" display="none"/>|<g></g>', "", svg)
     return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.1f}", svg)
 
 

@@ -1,7 +1,8 @@
 """Every finding with its id: the rows of claims.csv, and what each rests on.
 
-A number anywhere on the page links to its row here; the row links to its grounds (throughput rows R1, public figures
-F1, notes N1), and those to the address they are from. Many rows share their grounds, so each set stands once.
+Routes stand in a section of their own, number by number, and not here again (bench/report/routes.py). A number anywhere
+else on the page links to its row here; the row links to its grounds (throughput rows R1, public figures F1, notes N1),
+and those to the address they are from. Many rows share their grounds, so each set stands once.
 """
 
 from __future__ import annotations
@@ -95,11 +96,16 @@ def one_unit(table: Table) -> Table:
     return Table(f"{table.caption} (unit: {units.pop()})", columns, rows)
 
 
+def here(material: Material) -> Rows:
+    """The findings that are listed here: all but routes."""
+    return [row for row in material.claims if row["kind"] != "route"]
+
+
 def tables(material: Material) -> list[Table]:
     """A table for each claim, kind of finding and unit it is measured in."""
-    grounds = Grounds.of(material.claims)
+    grounds = Grounds.of(here(material))
     groups: dict[tuple[str, str, bool], list[Row]] = {}
-    for row in material.claims:
+    for row in here(material):
         swing = row["kind"] == "sensitivity" and row["unit"] == "probability"
         groups.setdefault((row["claim"], row["kind"], swing), []).append(finding(row, grounds))
     found = []
@@ -112,7 +118,7 @@ def tables(material: Material) -> list[Table]:
 
 def grounds_tables(material: Material) -> tuple[Table, ...]:
     """What the findings stand on, by name."""
-    grounds = Grounds.of(material.claims)
+    grounds = Grounds.of(here(material))
     rows = [Row((name, row_links(key, material)), name) for key, name in grounds.rows.items()]
     figures = [Row((name, evidence_links(key, material)), name) for key, name in grounds.figures.items()]
     notes = [Row((name, prose(key)), name) for key, name in grounds.notes.items()]

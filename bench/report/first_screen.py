@@ -223,6 +223,8 @@ def one_line(key: str, material: Material) -> Text:
     rows = [r for r in material.claims if r["claim"] == key and r["kind"] == "verdict"]
     if key in material.files and material.files[key].kind == "blend":
         return blended(material.files[key], rows)
+    if key in material.files and material.files[key].kind == "growth":
+        return grown(material.files[key], rows)
     said: list[Inline] = []
     for row in rows:
         to = f"#{claim_id(row)}"
@@ -232,6 +234,21 @@ def one_line(key: str, material: Material) -> Text:
         said += [Link(row["verdict"] or BLANK, to), " (", Link(span, to), f"{limits})"]
     question = material.files[key].question if key in material.files else phrase(key)
     return text(linked(question, rows), " ", *said, ".") if said else ()
+
+
+def grown(claim: Claim, rows: Rows) -> Text:
+    """Growths in one line: what is said to outgrow what, and the verdict of each year."""
+    said: list[Inline] = []
+    for item in claim.growth:
+        said.append(f" {sentence_case(item.text)}:")
+        for row in (row for row in rows if row["subject"] == item.name):
+            said += [
+                f" {row['year']} ",
+                Link(row["verdict"], f"#{claim_id(row)}"),
+                f" (P {chance(row['probability'])}),",
+            ]
+        said[-1] = f"{str(said[-1]).removesuffix(',')}."
+    return text(claim.question, *said)
 
 
 def blended(claim: Claim, rows: Rows) -> Text:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.claim import spec
 from bench.claim.spec import Claim
-from bench.config import CONFIGS, Gpu, load_all
+from bench.config import CONFIGS, Gpu
 from bench.price.history import history
 from bench.price.known import known
 from bench.report.page import Inline, Link, slug
@@ -75,7 +76,7 @@ def gather(
         evidence={key: row for key, row in evidence.items() if known(row.get("published"), as_of)},
         published={key: row for key, row in published.items() if known(row.get("as_of"), as_of)},
         warnings=tuple(provenance.get("warnings", ())),
-        files=load_all(Claim),
+        files=spec.claims(provenance.get("own_claims", ())),
         gpus=gpus(),
         as_of=as_of,
         kernels=provenance.get("kernels", []),

@@ -38,9 +38,14 @@ def leading(material: Material) -> Rows:
 
 
 def panels(material: Material) -> dict[str, Rows]:
-    """Parameters by definition, the widest first; definitions in the order of the verdict table."""
-    found: dict[str, Rows] = {row["definition"]: [] for row in verdicts(material.claims, material.files)}
-    for row in leading(material):
+    """Parameters by definition, the widest first; definitions in the order of the verdict table.
+
+    Of the organisation the leading verdict is about, and of the industry; other firms' rows stand among the findings.
+    """
+    shown = verdicts(material.claims, material.files)
+    about = {None, "industry", shown[0].get("organisation") if shown else None}
+    found: dict[str, Rows] = {row["definition"]: [] for row in shown}
+    for row in (row for row in leading(material) if row.get("organisation") in about):
         if row["unit"] == "probability" and row["p10"] is not None and row["p90"] is not None:
             found.setdefault(row["definition"], []).append(row)
     return {key: sorted(rows, key=spread, reverse=True)[:TOP] for key, rows in found.items() if rows}

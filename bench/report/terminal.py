@@ -9,13 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.claim.spec import Claim
+from bench.claim import spec
 from bench.claim.table import verdict_line
-from bench.config import load_all
 from bench.price.quoted import quotes
 from bench.report.first_screen import verdict_cells, verdicts
 from bench.report.material import Rows
-from bench.report.numbers import usd
+from bench.report.numbers import BLANK, usd
 from bench.report.offers import SIDES, chosen, headline, offers
 from bench.report.page import Link, as_text
 from bench.report.words import TERMS, Files, definition, phrase, statement
@@ -23,9 +22,9 @@ from bench.report.words import TERMS, Files, definition, phrase, statement
 COLUMNS = ("", "verdict", "P", "p10", "median", "p90", "basis")
 
 
-def show(claims: Rows, costs: Rows, paths: Sequence[Path]) -> None:
+def show(claims: Rows, costs: Rows, paths: Sequence[Path], own: Sequence[Path] = ()) -> None:
     """Print verdict, verdict table, cost lines and paths to stdout."""
-    files = load_all(Claim)
+    files = spec.claims(own)
     rows = verdicts(claims, files)
     print(verdict_line(claims) if rows else "No claim was tested.")
     if rows:
@@ -49,7 +48,8 @@ def grouped(rows: Rows, files: Files) -> list[list[list[str]]]:
             "".join(p.text if isinstance(p, Link) else p for p in as_text(c)) for c in verdict_cells(row, files)
         )
         lines = found.setdefault(said, [[said, *("" for _ in COLUMNS[1:])]])
-        lines.append([f"  {definition(row['definition'])}", *rest])
+        by = definition(row["definition"]) if row["definition"] else f"{row['year'] or BLANK}"
+        lines.append([f"  {by}", *rest])
     return list(found.values())
 
 

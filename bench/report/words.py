@@ -102,6 +102,7 @@ def statement(row: Mapping[str, Any], files: Files) -> str:
         texts |= {item.name: item.text for item in claim.comparison}
         texts |= {item.name: item.text for item in claim.delivery}
         texts |= {item.name: item.text for item in claim.period}
+        texts |= {item.name: item.text for item in claim.growth}
         for item in claim.blend:
             texts |= {f"{item.name}{tail}": f"{item.text}: {said}" for tail, said in BLENDED.items()}
     words = texts.get(name) or phrase(name)
