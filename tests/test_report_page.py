@@ -28,6 +28,7 @@ from bench.report.drawing import SCRIPT
 from bench.report.material import gather
 
 CHROMIUM = Path("/usr/bin/chromium")
+LIMITS = {".html": 2_250_000, ".png": 200_000}  # bytes; 0.9 MB of the page are the library that makes charts live
 CHARTS = ("share_by_year", "cost_serving", "cost_training", "price_history", "break_even", "roofline", "sensitivity")
 
 
