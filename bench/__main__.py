@@ -38,9 +38,9 @@ Runs = Annotated[
 ]
 AsOf = Annotated[str | None, typer.Option(help="The day to speak of: only what was known then. Default: today.")]
 Prices = Annotated[
-    list[Path] | None,
-    typer.Option("--prices", help="Your own provider's TOML, priced beside ours; again for more."),
+    list[Path] | None, typer.Option("--prices", help="Your own provider's TOML, priced beside ours; again for more.")
 ]
+Backtest = Annotated[bool, typer.Option("--backtest", help="Also as of earlier days, forecasts scored: backtest.csv.")]
 Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, as of results/as_of: the public files.")]
 
 
@@ -48,9 +48,7 @@ Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, a
 def run(
     suite: Annotated[str, typer.Option(help="Suite key, or auto: quick on a CUDA GPU, smoke on a CPU.")] = "auto",
     budget: Annotated[str | None, typer.Option(help="Time budget such as 8m or 90s; default: the suite's own.")] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start a new run; by default a matching one is resumed.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="A new run; by default a matching one is resumed.")] = False,
     pack: Annotated[Path | None, typer.Option("--pack", help="Also pack the run folder as one .tar.gz here.")] = None,
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="Under torchrun: ranks that share each layer's matrices in training steps.")
@@ -177,13 +175,18 @@ def price(
 
 @app.command()
 def claim(
-    out: Out = OUT, runs: Runs = None, tracked: Tracked = False, as_of: AsOf = None, configs: Configs = None
+    out: Out = OUT,
+    runs: Runs = None,
+    tracked: Tracked = False,
+    as_of: AsOf = None,
+    configs: Configs = None,
+    backtest: Backtest = False,
 ) -> None:
     """Test the claims: claims.csv, and the verdict on standard output."""
     from bench import derive, options
 
     options.use_configs(configs)
-    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of))))
+    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of)), backtest))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from bench.kernel_results import read_kernels
 from bench.price import imports
 from bench.serving_results import CLIENT_LOAD
 
-COMPARED = ("costs.csv", "serving.csv", "claims.csv", "report/report.md")
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", "backtest.csv", "report/report.md")
 Row = dict[str, Any]
 
 
@@ -197,18 +197,33 @@ def price(job: Derivation) -> str:
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
 
 
-def claim(job: Derivation) -> str:
-    """Write claims.csv; the verdict in one sentence."""
+def claim(job: Derivation, backtest: bool = False) -> str:
+    """Write claims.csv, and backtest.csv where asked; the verdict in one sentence."""
     from bench.claim.table import claims, verdict_line
 
     found = claims(throughput_of(job, []), job.as_of)
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
-    return f"{verdict_line(found)}\n{path}: {len(found)} rows"
+    lines = [verdict_line(found), f"{path}: {len(found)} rows"]
+    if backtest:
+        from bench.claim.backtest.answer import told
+
+        rows = write_backtest(job, found)
+        lines += [told(rows), f"{job.target / 'backtest.csv'}: {len(rows)} rows"]
+    return "\n".join(lines)
+
+
+def write_backtest(job: Derivation, found: list[Row]) -> list[Row]:
+    """Write backtest.csv: the claim as of earlier days; `found`: the claims' answers of today."""
+    from bench.claim.backtest.answer import backtest
+
+    rows = backtest(found, job.as_of)
+    results.write(job.target / "backtest.csv", results.BACKTEST, rows)
+    return rows
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
-    """Write the three CSVs and report/; show the verdict. Without altair: the CSVs, and one line why.
+    """Write the CSVs and report/; show the verdict. Without altair: the CSVs, and one line why.
 
     `scratch`: only to compare: the README stays as it is and nothing is shown.
     """
@@ -224,10 +239,11 @@ def report(job: Derivation, scratch: bool = False) -> None:
     results.write(paths[1], results.CLAIMS, made.claims)
     served = serving_facts(job)
     write_serving(job, served["serving"])
+    backtest = write_backtest(job, made.claims)
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance = {"environments": environments, "warnings": made.warnings}
+    provenance = {"environments": environments, "warnings": made.warnings, "backtest": backtest}
     provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
     try:
         paths += write_report(
