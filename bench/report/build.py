@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import (
+    backtest,
     break_even,
     cost_by_provider,
     findings,
@@ -51,7 +52,8 @@ def report(
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
     default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
-    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured).
+    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured),
+    `backtest` (rows of backtest.csv).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
@@ -85,6 +87,7 @@ def assemble(material: Material) -> Page:
             serving.section(material),
             kernels.section(material),
             sensitivity.section(material),
+            *(found for found in [backtest.section(material)] if found),
             measured.section(material),
             findings.section(material),
             sources.section(material),

@@ -47,6 +47,7 @@ class Material:
     history: Rows  # configs/price_history.csv
     imports: Rows  # rates that `bench import` landed, all of them
     imported_kernels: Rows  # and timings of kernels
+    backtest: Rows  # rows of backtest.csv
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -83,6 +84,7 @@ def gather(
         history=provenance.get("history") or history(as_of),
         imports=imports,
         imported_kernels=provenance.get("imported_kernels", []),
+        backtest=provenance.get("backtest", []),
     )
 
 
