@@ -220,8 +220,15 @@ def test_a_target_counts_only_where_it_was_open():
     assert last["openai_rd_compute_2025"].readings == (8.3e9, 10.59e9)
     early = {**TABLE, "E050": replace(TABLE["E050"], published="2025-12-31")}  # another source of it was out before
     assert "openai_rd_compute_2025" not in outcomes(FILE, early, PRICES, EVE, TODAY)
-    vague = {**TABLE, "E041": replace(TABLE["E041"], published="2025-2026")}  # may have been out before
-    assert "openai_rd_compute_2025" not in outcomes(FILE, vague, PRICES, EVE, TODAY)
+    vague = {
+        **TABLE,
+        "E092": replace(TABLE["E092"], published="2025"),
+        "E093": replace(TABLE["E093"], published="2025"),
+    }
+    assert "minimax_accounts_share_2025_q3" not in outcomes(
+        FILE, vague, PRICES, FILE.cutoffs[1], TODAY
+    )  # before or after
+    assert "minimax_accounts_share_2025_q3" in outcomes(FILE, vague, PRICES, FILE.cutoffs[0], TODAY)
     assert "openai_rd_compute_2025" not in outcomes(FILE, TABLE, PRICES, EVE, datetime.date(2026, 2, 19))
     assert "openai_rd_compute_2025" in outcomes(FILE, TABLE, PRICES, EVE, datetime.date(2026, 2, 20))
 
@@ -326,6 +333,15 @@ def test_the_interval_of_coverage_counts_clusters():
     assert (row["p10"], row["p90"]) == binomial(10, 10) and row["clusters"] == 10
 
 
+def test_coverage_is_told_without_naive_priors_too():
+    wide = [replace(one, naive=True) for one in scores_of(4, 4)]
+    narrow = [replace(one, inside=False) for one in scores_of(1, 1)] + scores_of(1, 1)
+    rows = {r["subject"]: r for r in answer.summaries(FILE, [*wide, *narrow])}
+    assert rows[answer.COVERAGE]["p50"] == pytest.approx(5 / 6)
+    assert rows[answer.FIRM]["p50"] == 0.5 and rows[answer.FIRM]["targets"] == 2
+    assert answer.summaries(FILE, wide)[1]["p50"] is None
+
+
 # ---------------------------------------------------------------- the file
 
 
@@ -340,9 +356,11 @@ def test_the_table_is_whole_and_verdicts_stand_beside_todays(tmp_path):
     assert {r["cutoff"] for r in rows} == {f"{c}" for c in FILE.cutoffs}
     assert [r for r in rows if r["today_verdict"] == "fails"] and answer.told(rows).count("today fails, P 0.07") == 3
     for row in rows:
-        assert set(filter(None, (row["evidence"] or "").split(";"))) - set(TABLE) <= {
-            name for name in (row["evidence"] or "").split(";") if name.startswith("price_history:")
-        }
+        cutoff = datetime.date.fromisoformat(row["cutoff"])
+        for name in filter(None, (row["evidence"] or "").split(";")):
+            assert name.startswith("price_history:") or surely_before(TABLE[name].published, cutoff), row
+        for name in filter(None, (row["resolved_by"] or "").split(";")):
+            assert name.startswith("price_history:") or TABLE[name].kind != "projection", row
     again = answer.backtest([{**claimed, "verdict": "fails", "probability": 0.07}], TODAY)
     assert rows == again
 
@@ -401,7 +419,7 @@ def test_the_section_says_how_it_went():
     found = page(rows)
     cells = [row.cells for row in found.tables[0].rows]
     assert [line[0] for line in cells] == [f"{cutoff}" for cutoff in FILE.cutoffs]
-    assert cells[0][6] == "no skill claimed (13 in 4)"
+    assert cells[0][7] == "no skill claimed (13 in 4)"
     targets = [row for row in rows if (row["cutoff"], row["kind"]) == (f"{EVE}", "target")]
     outside = [row for row in targets if row["inside"] == "no"]
     words = str(found.text)

@@ -15,6 +15,7 @@ pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 pytest.importorskip("jinja2")
 
+from bench.claim.backtest.answer import backtest
 from bench.claim.table import claims
 from bench.price.cost import costs
 from bench.price.throughput import throughput
@@ -140,7 +141,7 @@ def test_a_browser_draws_every_chart_without_an_error(folder, tmp_path, width):
 def test_the_real_claims_and_prices_make_a_report_within_its_weight(tmp_path):
     rows = throughput([])
     rest = (costs(rows, made.AS_OF), claims(rows, made.AS_OF), rows)
-    for path in build.report(tmp_path, made.cells(), *rest, {}, made.AS_OF):
+    for path in build.report(tmp_path, made.cells(), *rest, {"backtest": backtest(rest[1], made.AS_OF)}, made.AS_OF):
         assert path.stat().st_size < {".html": 1_750_000, ".png": 200_000}.get(path.suffix, 500_000), path
     reader = Reader(page_of(tmp_path))
     assert len(reader.ids) == len(set(reader.ids))

@@ -83,14 +83,22 @@ def chart(rows: Rows, layout: Layout) -> Any:
 
 def table(rows: Rows, material: Material) -> Table:
     """A line a cut-off."""
-    first = ("as of", ">figures out", "priors", ">scored", ">held by the 80% interval", ">CRPS")
+    first = (
+        "as of",
+        ">figures out",
+        "priors",
+        ">scored",
+        ">held by the 80% interval",
+        ">without naive priors",
+        ">CRPS",
+    )
     columns = (*first, "skill against no change", "against last growth", "leading statement, then and today")
     lines = [line(cutoff, rows, material) for cutoff in cutoffs(rows)]
-    note = "Held: the 95% interval counts clusters, for figures of one organisation are no independent evidence."
-    note += (
-        " CRPS in logarithms or log-odds: 0.1 is about a tenth of the value. Skill: 1 less our CRPS over that of the"
+    note = (
+        "Held: the 95% interval counts clusters, for figures of one organisation are no independent evidence. CRPS in"
+        " logarithms or log-odds: 0.1 is about a tenth of the value. Skill: 1 less our CRPS over that of the naive"
+        " answer with the same spread, 95% by resampling clusters."
     )
-    note += " naive answer with the same spread, 95% by resampling clusters."
     return Table("The claim on earlier days", columns, tuple(lines), note=text(note))
 
 
@@ -99,7 +107,7 @@ def line(cutoff: str, rows: Rows, material: Material) -> Row:
     known = of_kind(rows, cutoff, "known")[0]
     priors = of_kind(rows, cutoff, "parameter")
     naive = sum(row["basis"] == "naive" for row in priors)
-    held, crps, _, *skills = of_kind(rows, cutoff, "score") if scored(rows, cutoff) else (None, None, None)
+    held, firm, crps, _, *skills = of_kind(rows, cutoff, "score") if scored(rows, cutoff) else [None] * 4
     return Row(
         (
             cutoff,
@@ -107,6 +115,7 @@ def line(cutoff: str, rows: Rows, material: Material) -> Row:
             f"{naive} of {len(priors)} naive",
             many(rows, cutoff),
             f"{percent(held['p50'])} ({interval(held['p10'], held['p90'], percent)})" if held else BLANK,
+            percent(firm["p50"]) if firm else BLANK,
             number(crps["p50"]) if crps else BLANK,
             *(earned(row) for row in skills or (None, None)),
             leading(cutoff, rows, material),

@@ -21,6 +21,8 @@ from bench.results import BACKTEST
 
 Row = dict[str, Any]
 NONE = "no skill claimed"
+COVERAGE = "coverage of the 80% interval"
+FIRM = f"{COVERAGE}, naive priors left out"
 AGAINST = {"no_change": "no change", "last_growth": "the last growth goes on"}
 
 
@@ -112,30 +114,25 @@ def _target(one: Forecast, found: Outcome, scores: Score) -> Row:
 
 def summaries(file: spec.Backtest, scores: Sequence[Score]) -> list[Row]:
     """Coverage, mean losses and skill over a cut-off's scored targets, a row each."""
-    n, clusters = len(scores), len({one.cluster for one in scores})
-    said = {"targets": n, "clusters": clusters}
-    if not n:
-        return [{"subject": "coverage of the 80% interval", **said, "note": f"nothing to score: {NONE}"}]
-    share = sum(one.inside for one in scores) / n
-    low, high = binomial(share * clusters, clusters)
-    ends = [sum(getattr(one, name) for one in scores) for name in ("inside_all", "inside_any")]
-    naive = sum(one.naive for one in scores)
-    note = (
-        f"{sum(one.inside for one in scores)} of {n} inside, {ends[0]} to {ends[1]} as sources of one outcome differ; "
-    )
-    note += f"{naive} rest on a naive prior; the interval counts {clusters} clusters, not {n} targets"
-    coverage = {
-        "subject": "coverage of the 80% interval",
-        "p10": low,
-        "p50": share,
-        "p90": high,
-        "unit": "95% interval",
-    }
-    rows = [{**coverage, **said, "note": note}]
+    said = {"targets": len(scores), "clusters": len({one.cluster for one in scores})}
+    rows = [_coverage(COVERAGE, scores), _coverage(FIRM, [one for one in scores if not one.naive])]
     for name in ("crps", "pinball"):
-        mean = float(np.mean([getattr(one, name) for one in scores]))
+        mean = float(np.mean([getattr(one, name) for one in scores])) if scores else None
         rows.append({"subject": f"mean {name}", "p50": mean, "unit": "log or log-odds", **said})
     return rows + [_skill(skill(scores, key, file.least_scored, file.seed), file) for key in AGAINST]
+
+
+def _coverage(subject: str, scores: Sequence[Score]) -> Row:
+    """How many outcomes the 80% interval held, with an interval that counts clusters."""
+    n, clusters = len(scores), len({one.cluster for one in scores})
+    said: Row = {"subject": subject, "targets": n, "clusters": clusters, "p50": None}
+    if not n:
+        return {**said, "note": "nothing to score"}
+    inside, least, most = (sum(getattr(one, k) for one in scores) for k in ("inside", "inside_all", "inside_any"))
+    low, high = binomial(inside / n * clusters, clusters)
+    note = f"{inside} of {n} inside, {least} to {most} as sources of one outcome differ; "
+    note += f"{sum(one.naive for one in scores)} rest on a naive prior; the interval counts {clusters} clusters"
+    return {**said, "p10": low, "p50": inside / n, "p90": high, "unit": "95% interval", "note": note}
 
 
 def _skill(one: Skill, file: spec.Backtest) -> Row:
@@ -171,9 +168,10 @@ def told(rows: Sequence[Row]) -> str:
         priors = [row for row in of if row["kind"] == "parameter"]
         naive = sum(row["basis"] == "naive" for row in priors)
         known = next(row["note"] for row in of if row["kind"] == "known")
-        coverage, *others = [row for row in of if row["kind"] == "score"]
+        coverage, firm, *others = [row for row in of if row["kind"] == "score"]
         lines.append(f"{cutoff}: {known}")
         lines.append(f"  {naive} of {len(priors)} parameters on a naive prior; {_scored(coverage)}")
+        lines.append(f"  naive priors left out: {_scored(firm)}")
         lines += [f"  {row['subject']}: {_value(row)}" for row in others if row["subject"].startswith("skill")]
         lines += [f"  {row['subject']}: {_then(row)}" for row in of if row["kind"] == "verdict"]
     return "\n".join(lines)
