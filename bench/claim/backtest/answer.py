@@ -20,6 +20,7 @@ from bench.price.known import last_day
 from bench.results import BACKTEST
 
 Row = dict[str, Any]
+BLIND = "no figure to start from before the cut-off"
 NONE = "no skill claimed"
 COVERAGE = "coverage of the 80% interval"
 FIRM = f"{COVERAGE}, naive priors left out"
@@ -57,7 +58,7 @@ def backtest(findings: Sequence[Row], as_of: datetime.date) -> list[Row]:
 def _unscored(one: Forecast, found: dict[str, Outcome]) -> str:
     if one.id not in found:
         return "" if one.draws is None else "forecast, and not resolved: out before, too old, or not known yet"
-    return "no figure to start from before the cut-off" if one.draws is None else ""
+    return BLIND if one.draws is None else ""
 
 
 def _row(cutoff: datetime.date, kind: str, **fields: Any) -> Row:
@@ -171,6 +172,8 @@ def told(rows: Sequence[Row]) -> str:
         coverage, firm, *others = [row for row in of if row["kind"] == "score"]
         lines.append(f"{cutoff}: {known}")
         lines.append(f"  {naive} of {len(priors)} parameters on a naive prior; {_scored(coverage)}")
+        blind = sum(row["kind"] == "unscored" and row["note"] == BLIND for row in of)
+        lines.append(f"  {blind} targets had {BLIND}")
         lines.append(f"  naive priors left out: {_scored(firm)}")
         lines += [f"  {row['subject']}: {_value(row)}" for row in others if row["subject"].startswith("skill")]
         lines += [f"  {row['subject']}: {_then(row)}" for row in of if row["kind"] == "verdict"]
