@@ -15,12 +15,13 @@ try:
     import typer
 except ModuleNotFoundError:
     sys.exit("error: typer is not installed here: pip install typer rich filelock, or run `make setup`")
+from bench import verbs
 from bench.importers.command import import_
+from bench.verbs import OUT, Configs, Out
 
 BAD_INPUT = {"ConfigError", "ResultsError"}
 REFUSALS = {"JournalError", "WorkerDied", "Ended", "OSError", "DerivedDiffer", "NoServer", "Uncalibrated"}
 REFUSALS |= {"NothingRefreshed"}
-OUT = Path(__file__).resolve().parent.parent / "results"
 
 app = typer.Typer(
     name="bench",
@@ -31,24 +32,15 @@ app = typer.Typer(
 )
 refreshed = typer.Typer(help="Prices of GPU-hours: refresh.", no_args_is_help=True)
 app.add_typer(refreshed, name="prices")
-Out = Annotated[Path, typer.Option("--out", help="Results folder: facts under runs/, derived files beside them.")]
-Configs = Annotated[Path | None, typer.Option("--configs", help="Another configs folder than the project's own.")]
-Runs = Annotated[
-    list[Path] | None, typer.Option("--run", help="A run folder to use; again for more. Default: all under --out/runs.")
-]
-AsOf = Annotated[str | None, typer.Option(help="The day to speak of: only what was known then. Default: today.")]
-Prices = Annotated[
-    list[Path] | None, typer.Option("--prices", help="Your own provider's TOML, priced beside ours; again for more.")
-]
-Backtest = Annotated[bool, typer.Option("--backtest", help="Also as of earlier days, forecasts scored: backtest.csv.")]
-Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, as of results/as_of: the public files.")]
 
 
 @app.command()
 def run(
     suite: Annotated[str, typer.Option(help="Suite key, or auto: quick on a CUDA GPU, smoke on a CPU.")] = "auto",
     budget: Annotated[str | None, typer.Option(help="Time budget such as 8m or 90s; default: the suite's own.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="A new run; by default a matching one is resumed.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start a new run; by default a matching one is resumed.")
+    ] = False,
     pack: Annotated[Path | None, typer.Option("--pack", help="Also pack the run folder as one .tar.gz here.")] = None,
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="Under torchrun: ranks that share each layer's matrices in training steps.")
@@ -157,72 +149,9 @@ def endpoint(
 app.command(name="import")(import_)
 
 
-@app.command()
-def price(
-    out: Out = OUT,
-    runs: Runs = None,
-    tracked: Tracked = False,
-    as_of: AsOf = None,
-    prices: Prices = None,
-    configs: Configs = None,
-) -> None:
-    """Price every throughput row at every provider: costs.csv."""
-    from bench import derive, options
-
-    options.use_configs(configs)
-    print(derive.price(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices)))
-
-
-@app.command()
-def claim(
-    out: Out = OUT,
-    runs: Runs = None,
-    tracked: Tracked = False,
-    as_of: AsOf = None,
-    configs: Configs = None,
-    backtest: Backtest = False,
-) -> None:
-    """Test the claims: claims.csv, and the verdict on standard output."""
-    from bench import derive, options
-
-    options.use_configs(configs)
-    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of)), backtest))
-
-
-@app.command()
-def report(
-    out: Out = OUT,
-    runs: Runs = None,
-    tracked: Tracked = False,
-    check: Annotated[bool, typer.Option("--check", help="Rebuild the tracked files elsewhere and compare.")] = False,
-    as_of: AsOf = None,
-    prices: Prices = None,
-    configs: Configs = None,
-) -> None:
-    """Price, test the claims and write the report: costs.csv, claims.csv, report/."""
-    from bench import derive, options
-
-    options.use_configs(configs)
-    if check:
-        derive.check(out)
-    else:
-        derive.report(derive.Derivation.of(out, runs, tracked, options.day(as_of), prices))
-
-
-@refreshed.command()
-def refresh(
-    provider: Annotated[
-        list[str] | None, typer.Option(help="A key of `bench list providers`; again for more. Default: all there are.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the snapshots.")] = OUT / "local" / "prices",
-    configs: Configs = None,
-) -> None:
-    """Fetch today's prices through gpuhunt (extra `prices`) into a dated snapshot, which price and report then use."""
-    from bench import options
-    from bench.price import refresh as prices
-
-    options.use_configs(configs)
-    print(prices.refresh(provider, out))
+for verb in (verbs.predict, verbs.price, verbs.claim, verbs.report):
+    app.command()(verb)
+refreshed.command()(verbs.refresh)
 
 
 @app.command(name="list")

@@ -179,6 +179,7 @@ class Gpu:
     peak_flops_per_s: dict[str, float]  # by precision
     tdp_w: float
     architecture: str
+    link_bytes_per_s: float | None = None  # to the other GPUs of its node, both directions together
     source: str
     note: str = ""
 
@@ -187,6 +188,7 @@ class Gpu:
             require(precision in PRECISIONS, "peak_flops_per_s", f"one of {PRECISIONS}, got {precision}")
             require(peak > 0, f"peak_flops_per_s.{precision}", "a positive rate")
         require(self.hbm_bytes_per_s > 0, "hbm_bytes_per_s", "a positive rate")
+        require(self.link_bytes_per_s is None or self.link_bytes_per_s > 0, "link_bytes_per_s", "a positive rate")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""From facts to findings: throughput rows -> costs.csv -> claims.csv -> report; load points -> serving.csv. Seconds.
+"""From facts to findings: throughput rows -> costs.csv, claims.csv, accuracy.csv -> report; load points -> serving.csv.
 
 Two places hold derived files. `make bench` writes this machine's own to results/local (not tracked), from every
 run folder, as of today. `make report` writes the public ones beside results/runs from the committed runs
@@ -8,21 +8,23 @@ alone, as of the date in results/as_of, so that the same commit always gives the
 from __future__ import annotations
 
 import csv
-import datetime
 import filecmp
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import results
 from bench import runs as run_folders
-from bench.config import ConfigError
+from bench.derivation import Derivation as Derivation
 from bench.kernel_results import read_kernels
 from bench.price import imports
 from bench.serving_results import CLIENT_LOAD
 
-COMPARED = ("costs.csv", "serving.csv", "claims.csv", "backtest.csv", "report/report.md")
+if TYPE_CHECKING:
+    from bench.modelled.accuracy import Modelled
+
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", "accuracy.csv", "backtest.csv", "report/report.md")
 Row = dict[str, Any]
 
 
@@ -31,72 +33,14 @@ class DerivedDiffer(Exception):
 
 
 @dataclass(frozen=True)
-class Derivation:
-    """Which runs, into which folder, as of which date."""
-
-    runs: list[Path]
-    target: Path
-    as_of: datetime.date
-    tracked: bool = False  # the public files: the README's table is one of them
-    prices: tuple[Path, ...] = ()  # providers of the user's own
-    imports: tuple[Path, ...] = ()  # what `bench import` landed
-
-    @classmethod
-    def of(
-        cls,
-        out: Path,
-        runs: list[Path] | None,
-        tracked: bool,
-        as_of: datetime.date | None = None,
-        prices: list[Path] | None = None,
-    ) -> Derivation:
-        """The public files (`tracked`) or this machine's own. Raises ConfigError for what cannot be.
-
-        With `as_of`, runs of later days are left out, unless they are named.
-        """
-        for folder in runs or []:
-            if not (folder / "cells.csv").is_file():
-                raise ConfigError(f"{folder}: no cells.csv there; expected a run folder")
-        if tracked:
-            if prices:
-                raise ConfigError(
-                    "--prices: expected without --tracked: the public files rest on configs/providers alone"
-                )
-            day = as_of or read_as_of(out / "as_of")
-            return cls(until(tracked_runs(out / "runs"), as_of), out, day, True, imports=imports.landed(out, True))
-        chosen = runs or until(sorted(path.parent for path in (out / "runs").glob("*/cells.csv")), as_of)
-        day = as_of or datetime.datetime.now(datetime.UTC).date()
-        return cls(chosen, out / "local", day, prices=tuple(prices or ()), imports=imports.landed(out, False))
-
-
-def until(runs: list[Path], as_of: datetime.date | None) -> list[Path]:
-    """Runs started by a day; the folder's name begins with its UTC date."""
-    return [run for run in runs if as_of is None or run.name[:8] <= f"{as_of:%Y%m%d}"]
-
-
-def read_as_of(path: Path) -> datetime.date:
-    """The date the public files speak of. Raises ConfigError."""
-    try:
-        return datetime.date.fromisoformat(path.read_text().strip())
-    except (OSError, ValueError):
-        raise ConfigError(f"{path}: expected one date, YYYY-MM-DD") from None
-
-
-def tracked_runs(runs: Path) -> list[Path]:
-    """Run folders git tracks; where there is no git, every run folder."""
-    folders = sorted(path.parent for path in runs.glob("*/cells.csv"))
-    names = run_folders.tracked_runs(runs)
-    return [folder for folder in folders if names is None or folder.name in names]
-
-
-@dataclass(frozen=True)
 class Derived:
     """Everything derived, in memory."""
 
     cells: list[Row]
-    throughput: list[Row]
+    throughput: list[Row]  # measured, imported, modelled
     costs: list[Row]
     claims: list[Row]
+    modelled: Modelled
     warnings: list[str]
 
 
@@ -121,6 +65,19 @@ def book_of(job: Derivation) -> list[Any]:
     return list((book if job.tracked else refreshed(book, job.target / "prices", job.as_of)).values())
 
 
+def with_modelled(job: Derivation, known: list[Row], warnings: list[str]) -> tuple[list[Row], Modelled]:
+    """Rates somebody measured, then modelled ones of cells nobody did; and the model."""
+    from bench.modelled.accuracy import build
+    from bench.modelled.points import newest
+    from bench.modelled.rows import modelled
+
+    model = build(known)
+    if job.as_of < newest():
+        warnings.append(f"no modelled rates: some of what they are fitted on came on {newest()} or bears no date")
+        return known, model
+    return known + modelled(known, book_of(job), model), model
+
+
 def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]:
     """Every rate at every price."""
     from bench.price.book import staleness
@@ -139,10 +96,12 @@ def derive(job: Derivation) -> Derived:
 
     warnings: list[str] = []
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
-    rows = throughput_of(job, warnings)
-    priced, found = costs_of(job, rows, warnings), claims(rows, job.as_of)
+    known = throughput_of(job, warnings)
+    rows, model = with_modelled(job, known, warnings)
+    found = claims(known, job.as_of)  # modelled rows are priced and shown, and enter no claim (bench/modelled/rows.py)
     late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
-    return Derived(cells, rows, priced, found, [*warnings, *([late] if late else [])])
+    priced = costs_of(job, rows, warnings)
+    return Derived(cells, rows, priced, found, model, [*warnings, *([late] if late else [])])
 
 
 def kernel_facts(tracked: bool) -> dict[str, Any]:
@@ -184,17 +143,41 @@ def write_serving(job: Derivation, made: list[Row]) -> Path:
     return path
 
 
+def write_accuracy(job: Derivation, model: Modelled) -> Path:
+    """Write accuracy.csv."""
+    from bench.modelled.accuracy import rows_of
+    from bench.modelled_results import ACCURACY
+
+    path = job.target / "accuracy.csv"
+    results.write(path, ACCURACY, rows_of(model))
+    return path
+
+
 def price(job: Derivation) -> str:
-    """Write costs.csv and serving.csv; one line about each."""
+    """Write costs.csv, serving.csv and accuracy.csv; one line about each."""
+    from bench.modelled.show import brief
     from bench.price.serving_cost import serving_costs
 
     warnings: list[str] = []
-    made = costs_of(job, throughput_of(job, warnings), warnings)
+    known = throughput_of(job, warnings)
+    rows, model = with_modelled(job, known, warnings)
+    made = costs_of(job, rows, warnings)
     path = job.target / "costs.csv"
     results.write(path, results.COSTS, made)
     served = serving_costs(job.runs, job.as_of, book_of(job))
     lines = [f"{path}: {len(made)} rows", f"{write_serving(job, served)}: {len(served)} rows"]
+    lines.append(f"{write_accuracy(job, model)}: {brief(model, len(rows) - len(known))}")
     return "\n".join([*(f"warning: {line}" for line in warnings), *lines])
+
+
+def predict(job: Derivation, asked: list[str]) -> str:
+    """A modelled rate with its error, or the errors on GPUs left out. Raises ConfigError."""
+    from bench.modelled.accuracy import build
+    from bench.modelled.show import cell_of, errors, prediction
+
+    cell = cell_of(asked) if asked else None
+    model = build(throughput_of(job, []))
+    return prediction(model, cell) if cell else "\n".join(errors(model))
 
 
 def claim(job: Derivation, backtest: bool = False) -> str:
@@ -227,6 +210,8 @@ def report(job: Derivation, scratch: bool = False) -> None:
 
     `scratch`: only to compare: the README stays as it is and nothing is shown.
     """
+    from bench.modelled.accuracy import rows_of
+    from bench.modelled.show import brief
     from bench.report import readme
     from bench.report.build import report as write_report
     from bench.report.drawing import ReportUnavailable
@@ -234,17 +219,20 @@ def report(job: Derivation, scratch: bool = False) -> None:
 
     environments = {run.name: run_folders.read_environment(run) for run in job.runs}
     made = derive(job)
-    paths = [job.target / "costs.csv", job.target / "claims.csv"]
+    paths = [job.target / "costs.csv", job.target / "claims.csv", write_accuracy(job, made.modelled)]
     results.write(paths[0], results.COSTS, made.costs)
     results.write(paths[1], results.CLAIMS, made.claims)
+    said = brief(made.modelled, sum(row["basis"] == "modelled" for row in made.throughput))
     served = serving_facts(job)
     write_serving(job, served["serving"])
     backtest = write_backtest(job, made.claims)
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)
-    provenance = {"environments": environments, "warnings": made.warnings, "backtest": backtest}
+    provenance: dict[str, Any] = {"environments": environments, "warnings": made.warnings}
+    provenance["backtest"] = backtest
     provenance |= kernel_facts(job.tracked) | served | imports.facts(job.imports)
+    provenance |= {"accuracy": rows_of(made.modelled), "efficiencies": made.modelled.efficiencies.values}
     try:
         paths += write_report(
             job.target / "report", made.cells, made.costs, made.claims, made.throughput, provenance, job.as_of
@@ -252,10 +240,12 @@ def report(job: Derivation, scratch: bool = False) -> None:
     except ReportUnavailable as error:
         if not scratch:
             show(made.claims, made.costs, paths)
+            print(said)
             print(f"no report here: {error}")
         return
     if not scratch:
         show(made.claims, made.costs, paths)
+        print(said)
 
 
 def check(out: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from bench import derive, options, results
 from bench.config import ConfigError
 from bench.derive import Derivation
+from bench.modelled.points import newest
 from bench.price import snapshot
 from bench.price.book import Price
 from bench.price.known import first_day, known
@@ -66,6 +67,8 @@ def test_prices_and_rates_of_later_days_vanish(tmp_path):
     job = Derivation.of(tmp_path, None, False, THEN)
     said = derive.price(job)
     costs = results.read_rows(tmp_path / "local" / "costs.csv", results.COSTS)
+    assert f"no modelled rates: some of what they are fitted on came on {newest()} or bears no date" in said
+    assert newest() > THEN
     assert "prices are older than 90 days (spot: 14) at 2025-06-01" in said
     assert {row["x_provider"] for row in costs} == {"aws", "azure", "gcp"}
     assert max(row["x_price_as_of"] for row in costs) <= "2025-06-01"

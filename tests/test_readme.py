@@ -74,7 +74,7 @@ def test_it_is_short():
     assert len(README.splitlines()) <= 200
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/design.md", "docs/csv.md", "docs/importing.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/design.md", "docs/csv.md", "docs/importing.md", "docs/serving.md"])
 def test_links_lead_somewhere(name):
     text = (ROOT / name).read_text()
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):

@@ -18,7 +18,8 @@ GPU. How tokens spread over a mixture's experts is not: the rates under uniform 
 training, for real data never routes evenly; skewed alone would charge it with what our own serving
 rows, of random weights, do not pay. The router's own choice, of random weights too, counts as uniform.
 Imported rows are other people's choices, so all of them count alike; of an imported sweep of loads the best alone
-is a choice, the others (flag `below_best`) are points of its frontier.
+is a choice, the others (flag `below_best`) are points of its frontier. Modelled rows would rank last; by default claims
+are given none (bench/modelled/rows.py says why).
 
 Who never enters: CPU rows, models under 0.5e9 parameters, slices without a two-depth fit; adapters on
 a frozen base (LoRA), whose trained token costs 4N and not 6N; steps of reinforcement learning, which

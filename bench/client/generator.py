@@ -34,7 +34,7 @@ class Run:
     """What one loop, or several merged, measured. Seconds since the start."""
 
     records: list[Record]  # of the requests that were sent, by number
-    in_flight: list[tuple[float, int]]  # (when, requests sent and not ended), at 25 Hz
+    in_flight: list[tuple[float, int]]  # (when, requests sent and not ended), at each change and at 25 Hz
     end_s: float  # the interval is 0 to this
     unsent: int = 0  # planned, not due before the end
     interrupted: bool = False
@@ -193,6 +193,7 @@ class _Drive:
                 client = self.idle.pop() if self.idle else connect(self.endpoint)
                 task = asyncio.create_task(self._guarded(self._one(client, one, due_s)))
                 self.busy[task] = (client, one, due_s)
+                self._counted()
 
     async def _one(self, client: Client, one: Planned, due_s: float) -> None:
         task = asyncio.current_task()
@@ -201,6 +202,7 @@ class _Drive:
             record = await stream(client, self.bodies.pop(one.number), one, due_s, self.clock)
         finally:
             del self.busy[task]
+            self._counted()
         self.records.append(record)
         self.left -= 1
         self.dues.ended(one.number, self.clock())
@@ -213,6 +215,12 @@ class _Drive:
         else:
             await client.aclose()
 
+    def _counted(self) -> float:
+        """Put down how many are in flight now; short answers begin and end between two ticks."""
+        at_s = self.clock()
+        self.samples.append((at_s, len(self.busy)))
+        return at_s
+
     def _look(self) -> None:
         """Whether all that was due by `until_s` has ended."""
         if self.clock() >= self.until_s and not any(due_s <= self.until_s for _, _, due_s in self.busy.values()):
@@ -223,8 +231,7 @@ class _Drive:
         while True:
             due_s = tick / TICKS_PER_S
             await asyncio.sleep(due_s - self.clock())
-            at_s = self.clock()
-            self.samples.append((at_s, len(self.busy)))
+            at_s = self._counted()
             self.lags.append(at_s - due_s)
             self._look()
             tick = max(tick + 1, int(at_s * TICKS_PER_S))

@@ -11,8 +11,8 @@ gone stops too.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
+import heapq
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -185,14 +185,10 @@ def merged(runs: Sequence[Run], lost: dict[int, tuple[str, list[Planned]]]) -> R
 
 
 def added(samples: Sequence[list[tuple[float, int]]]) -> list[tuple[float, int]]:
-    """The sum over shards, at the instants of the first: each other counts with its latest sample until then."""
-    if not samples:
-        return []
-    times = [[at_s for at_s, _ in series] for series in samples[1:]]
+    """The sum over shards, at every instant at which one of them counted; each counts with its latest until then."""
+    latest = [0] * len(samples)
     out = []
-    for at_s, count in samples[0]:
-        for series, known in zip(samples[1:], times, strict=True):
-            before = bisect.bisect_right(known, at_s) - 1
-            count += series[before][1] if before >= 0 else 0
-        out.append((at_s, count))
+    for at_s, shard, count in heapq.merge(*([(t, i, n) for t, n in series] for i, series in enumerate(samples))):
+        latest[shard] = count
+        out.append((at_s, sum(latest)))
     return out

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from bench.architecture import LayerKind, Model
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+# of weights alone; fp4: 4 bits and an 8-bit scale for every 16 of them (NVFP4; OCP's MXFP4 has one for 32)
+WEIGHT_BYTES = {**BYTES, "fp4": 0.5625}
 Documents = Sequence[Sequence[int]]  # lengths of the documents packed into each sequence
 
 
@@ -182,14 +184,25 @@ def kv_bytes_per_token(m: Model, precision: str) -> int:
     return 2 * m.layers * m.kv_heads * m.head_dim * width
 
 
+def expert_params(m: Model) -> int:
+    """Weights of all routed experts, without routers and shared experts."""
+    return m.moe_layers * m.experts * _expert(m)
+
+
+def active_expert_params(m: Model) -> int:
+    """Weights of the routed experts that one token meets."""
+    return m.moe_layers * m.top_k * _expert(m)
+
+
+def touched(m: Model, tokens: float) -> float:
+    """Share of the experts of a layer that uniform routing of `tokens` touches, 1 - (1 - k/E)^tokens; 0 without."""
+    return 1 - (1 - m.top_k / m.experts) ** tokens if m.experts else 0.0
+
+
 def _weight_bytes_read(m: Model, tokens: int, precision: str) -> float:
-    """Weights one forward pass reads: all that are dense, and of each MoE layer the experts that uniform
-    routing of `tokens` touches, E * (1 - (1 - k/E)^tokens)."""
+    """Weights one forward pass reads: all that are dense, and the experts that its tokens touch."""
     resident = float(total_params(m) - (0 if m.tie_embeddings else m.vocab * m.hidden))
-    if m.moe_layers:
-        untouched = m.experts * (1 - m.top_k / m.experts) ** tokens
-        resident -= m.moe_layers * untouched * _expert(m)
-    return resident * BYTES[precision]
+    return (resident - expert_params(m) * (1 - touched(m, tokens))) * WEIGHT_BYTES[precision]
 
 
 def train_step(
@@ -239,17 +252,26 @@ def prefill(m: Model, batch: int, tokens: int, precision: str) -> Cost:
     )
 
 
-def decode(m: Model, batch: int, context: float, precision: str) -> Cost:
-    """One token for each of `batch` sequences whose mean context, the new token included, is `context`.
+def decode_attention_flops(m: Model, context: float) -> float:
+    """Attention of one decoded token at `context`, itself included, all layers.
 
     MLA decodes with absorbed weights: scores and values run in the latent space (DeepSeek-V2, section 2.1).
     """
     width = _score_width(m)
     if m.attention == "mla":
         width = 2 * (m.kv_lora_rank or 0) + (m.qk_rope_head_dim or 0)
-    seen = sum(_seen(kind, context) for kind in m.kinds)
-    flops = batch * (2.0 * matmul_params(m) + 2 * m.heads * width * seen)
-    cache = kv_bytes_per_token(m, precision) * seen / m.layers
+    return 2.0 * m.heads * width * sum(_seen(kind, context) for kind in m.kinds)
+
+
+def cache_bytes_read(m: Model, context: float, precision: str) -> float:
+    """Keys and values one decoded token reads at `context`: what a sequence of that length has in the cache."""
+    return kv_bytes_per_token(m, precision) * sum(_seen(kind, context) for kind in m.kinds) / m.layers
+
+
+def decode(m: Model, batch: int, context: float, precision: str) -> Cost:
+    """One token for each of `batch` sequences whose mean context, the new token included, is `context`."""
+    flops = batch * (2.0 * matmul_params(m) + decode_attention_flops(m, context))
+    cache = cache_bytes_read(m, context, precision)
     return Cost(flops, flops, _weight_bytes_read(m, batch, precision) + batch * cache)
 
 

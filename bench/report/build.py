@@ -20,6 +20,7 @@ from bench.report import (
     first_screen,
     kernels,
     measured,
+    modelled,
     owners,
     portfolios,
     price_history,
@@ -53,7 +54,8 @@ def report(
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
     default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
     `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured),
-    `backtest` (rows of backtest.csv).
+    `accuracy` and `efficiencies` (of the modelled rates), `backtest` (rows of
+    backtest.csv).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
@@ -87,6 +89,7 @@ def assemble(material: Material) -> Page:
             serving.section(material),
             kernels.section(material),
             sensitivity.section(material),
+            modelled.section(material),
             *(found for found in [backtest.section(material)] if found),
             measured.section(material),
             findings.section(material),

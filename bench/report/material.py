@@ -47,6 +47,8 @@ class Material:
     history: Rows  # configs/price_history.csv
     imports: Rows  # rates that `bench import` landed, all of them
     imported_kernels: Rows  # and timings of kernels
+    accuracy: Rows  # results/accuracy.csv
+    efficiencies: Mapping[str, float]  # of the modelled rates, by name
     backtest: Rows  # rows of backtest.csv
 
     def of_kind(self, kind: str) -> Rows:
@@ -84,6 +86,8 @@ def gather(
         history=provenance.get("history") or history(as_of),
         imports=imports,
         imported_kernels=provenance.get("imported_kernels", []),
+        accuracy=provenance.get("accuracy", []),
+        efficiencies=provenance.get("efficiencies", {}),
         backtest=provenance.get("backtest", []),
     )
 

@@ -63,7 +63,7 @@ def plain(value: Any) -> str:
 
 
 def fitted_table(material: Material) -> Table:
-    """Rates of whole models that no single cell measured: fits over slices of two depths, and modelled rows."""
+    """Rates of whole models that no single cell measured: fits over slices of two depths."""
     cells = {f"{cell['run']}/{cell['cell']}" for cell in material.cells}
     rows = tuple(
         Row(
@@ -78,7 +78,7 @@ def fitted_table(material: Material) -> Table:
             id=row_id(row["row"]),
         )
         for row in material.throughput
-        if row["basis"] != "imported" and row["row"] not in cells
+        if row["basis"] == "measured" and row["row"] not in cells
     )
     columns = ("row", "basis", "layers measured", ">tokens/s", ">95% interval", "tokens")
     return Table("Rates derived from cells: fits over two depths", columns, rows)

@@ -45,11 +45,11 @@ def priced(costs: Rows) -> Rows:
 
 def headline(costs: Rows, level: str | None = None) -> Shown | None:
     """The model and GPU shown: both sides known, then best basis, most providers, most rates; of those with a
-    price of `level`, where one is asked for.
+    price of `level`, where one is asked for. A modelled rate is never the headline.
     """
     groups: dict[Shown, Rows] = {}
     for row in priced(costs):
-        if side_of(row):
+        if side_of(row) and row["x_basis"] != "modelled":
             groups.setdefault((row["x_model"], row["x_gpu"]), []).append(row)
 
     if level:

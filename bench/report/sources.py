@@ -28,7 +28,7 @@ def names(joined: str | None) -> list[str]:
 def row_links(joined: str | None, material: Material) -> Text:
     """Throughput rows, and prices over time, as links to where this page shows them."""
     measured = {f"{cell['run']}/{cell['cell']}" for cell in material.cells}
-    measured |= {row["row"] for row in material.throughput if row["basis"] != "imported"}
+    measured |= {row["row"] for row in material.throughput if row["basis"] == "measured"}
     found: list[Inline] = []
     for name in names(joined):
         if name.startswith(PREFIX):

@@ -34,6 +34,8 @@ from bench.client.address import Endpoint
 from bench.client.generator import Run, drive
 from bench.client.shards import drive_sharded
 from bench.measure.device import cpu_count, cpu_name
+from bench.points.validity import in_flight_means
+from bench.points.window import Window
 from bench.serving_results import CLIENT_LOAD
 from bench.traffic.records import OK, Planned
 
@@ -110,8 +112,10 @@ def summary(run: Run, measured_s: float) -> dict[str, Any]:
     ttft = np.array([record.ttft_s for record in due if record.ttft_s is not None])
     events = sum(sum(begin <= at_s < begin + measured_s for at_s in record.token_s) for record in run.records)
     failed = Counter(record.status for record in run.records if record.status not in (OK, "cut"))
+    streams = in_flight_means(run.in_flight, Window(begin, begin + measured_s))
+    assert streams is not None
     return {
-        "streams": float(np.mean([count for at_s, count in run.in_flight if begin <= at_s < begin + measured_s])),
+        "streams": float(streams[0]),
         "events_per_s": events / measured_s,
         "lag": lag,
         "ttft_s": float(np.median(ttft)),
