@@ -80,6 +80,15 @@ def portfolios() -> tuple[Line, list[Line]]:
     return ("key", "name", "survives", "shares"), lines
 
 
+def load_curves() -> tuple[Line, list[Line]]:
+    """Days of load, by the hour."""
+    from bench.price.load_curve import LoadCurve
+
+    return ("key", "name", "peak / mean"), [
+        (key, one.name, f"{one.peak_over_mean:.2f}") for key, one in config.load_all(LoadCurve).items()
+    ]
+
+
 def workloads() -> tuple[Line, list[Line]]:
     """Workloads by phase."""
     lines: list[Line] = []
@@ -139,6 +148,7 @@ KINDS: dict[str, Callable[[], tuple[Line, list[Line]]]] = {
     "gpus": gpus,
     "providers": providers,
     "portfolios": portfolios,
+    "load_curves": load_curves,
     "workloads": workloads,
     "traffic": traffic,
     "mixes": mixes,

@@ -24,7 +24,7 @@ from bench.serving_results import CLIENT_LOAD
 if TYPE_CHECKING:
     from bench.modelled.accuracy import Modelled
 
-COMPARED = ("costs.csv", "serving.csv", "claims.csv", "accuracy.csv", *market.FILES, "report/report.md")
+COMPARED = ("costs.csv", "serving.csv", "claims.csv", "accuracy.csv", "backtest.csv", *market.FILES, "report/report.md")
 Row = dict[str, Any]
 
 
@@ -188,8 +188,8 @@ def predict(job: Derivation, asked: list[str]) -> str:
     return prediction(model, cell) if cell else "\n".join(errors(model))
 
 
-def claim(job: Derivation) -> str:
-    """Write claims.csv; the verdict in one sentence."""
+def claim(job: Derivation, backtest: bool = False) -> str:
+    """Write claims.csv, and backtest.csv where asked; the verdict in one sentence."""
     from bench.claim.table import own_lines, verdict_line
     from bench.price.quoted import quotes
 
@@ -197,7 +197,22 @@ def claim(job: Derivation) -> str:
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
     said = [verdict_line(found), *own_lines(found, job.claims), quotes(row["quotes"] for row in found)]
-    return "\n".join([*filter(None, said), f"{path}: {len(found)} rows"])
+    lines = [*filter(None, said), f"{path}: {len(found)} rows"]
+    if backtest:
+        from bench.claim.backtest.answer import told
+
+        rows = write_backtest(job, found)
+        lines += [told(rows), f"{job.target / 'backtest.csv'}: {len(rows)} rows"]
+    return "\n".join(lines)
+
+
+def write_backtest(job: Derivation, found: list[Row]) -> list[Row]:
+    """Write backtest.csv: the claim as of earlier days; `found`: the claims' answers of today."""
+    from bench.claim.backtest.answer import backtest
+
+    rows = backtest(found, job.as_of)
+    results.write(job.target / "backtest.csv", results.BACKTEST, rows)
+    return rows
 
 
 def report(job: Derivation, scratch: bool = False) -> None:
@@ -223,6 +238,7 @@ def report(job: Derivation, scratch: bool = False) -> None:
     somebodys = [row for row in made.throughput if row["basis"] != "modelled"]
     more = market.market(somebodys, job.as_of, book_of(job))
     market.write(job.target, more)
+    more["backtest"] = write_backtest(job, made.claims)
     if job.tracked and not scratch:
         (job.target / "as_of").write_text(f"{job.as_of}\n")
         readme.update(results.ROOT / "README.md", made.claims)

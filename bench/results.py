@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.money_results import BACKTEST as BACKTEST
 from bench.money_results import CLAIMS as CLAIMS  # what is derived from facts has its columns there
 from bench.money_results import COSTS as COSTS
 

@@ -61,12 +61,15 @@ def claim(
     as_of: AsOf = None,
     claims: Claims = None,
     configs: Configs = None,
+    backtest: Annotated[
+        bool, typer.Option("--backtest", help="Also as of earlier days, forecasts scored: backtest.csv.")
+    ] = False,
 ) -> None:
     """Test the claims: claims.csv, and the verdict on standard output."""
     from bench import derive, options
 
     options.use_configs(configs)
-    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of), claims=claims)))
+    print(derive.claim(derive.Derivation.of(out, runs, tracked, options.day(as_of), claims=claims), backtest))
 
 
 def report(

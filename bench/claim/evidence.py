@@ -33,6 +33,7 @@ class Figure:
     start: str  # period the figure is about: "2024" or "2024-01"
     end: str
     published: str  # day, month or year; blank where nobody says
+    kind: str = ""  # reported, leak, statement, estimate or projection
 
 
 def figures() -> dict[str, Figure]:
@@ -73,6 +74,7 @@ def _figure(row: dict[str, str]) -> Figure:
         start=row["period_start"],
         end=row["period_end"],
         published=row["published"],
+        kind=row["kind"],
     )
 
 

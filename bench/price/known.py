@@ -8,6 +8,7 @@ much rather than too little.
 
 from __future__ import annotations
 
+import calendar
 import datetime
 import re
 
@@ -28,3 +29,24 @@ def known(text: str | None, as_of: datetime.date) -> bool:
     """Whether what is dated so was there on `as_of`."""
     day = first_day(text)
     return day is None or day <= as_of
+
+
+def last_day(text: str | None) -> datetime.date | None:
+    """The last day a date in `text` can mean, of several the latest; None where it has none."""
+    if found := _RELEASE.fullmatch(text or ""):
+        return _end(2000 + int(found[1]), int(found[2]))
+    days = [
+        datetime.date(int(year), int(month), int(day)) if day else _end(int(year), int(month or 12))
+        for year, month, day in _DAY.findall(text or "")
+    ]
+    return max(days, default=None)
+
+
+def _end(year: int, month: int) -> datetime.date:
+    return datetime.date(year, month, calendar.monthrange(year, month)[1])
+
+
+def surely_before(text: str | None, day: datetime.date) -> bool:
+    """Whether what is dated so was out before `day` by any reading of its date; what has none was not."""
+    last = last_day(text)
+    return last is not None and last < day

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.report import (
     api_prices,
+    backtest,
     break_even,
     carbon,
     cost_by_provider,
@@ -58,8 +59,8 @@ def report(
     Rows follow results.py (CELLS, COSTS, CLAIMS; throughput as bench.price.throughput gives it). `provenance` may hold
     `environments` (run -> environment.json), `warnings` (lines), and `evidence` and `published` (a path or rows; by
     default the tables in configs/), `kernels` (rows of kernel runs), `compiled` (tables of compiled kernels),
-    `points` and `serving` (load points and what they cost), `break_even_api` and `day_costs` (rows of the CSVs of those
-    names), `imports` and `imported_kernels` (what others measured), `accuracy` and `efficiencies` (modelled rates).
+    `points` and `serving` (load points and what they cost), `imports` and `imported_kernels` (what others measured),
+    `accuracy` and `efficiencies` (modelled rates), `break_even_api`, `day_costs`, `backtest` (rows of those CSVs).
     Raises ReportUnavailable where altair, vl-convert or jinja2 is missing.
     """
     require_drawing()
@@ -102,6 +103,7 @@ def assemble(material: Material) -> Page:
             sensitivity.section(material),
             priors.section(material),
             modelled.section(material),
+            *(found for found in [backtest.section(material)] if found),
             measured.section(material),
             findings.section(material),
             sources.section(material),

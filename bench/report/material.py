@@ -52,6 +52,7 @@ class Material:
     efficiencies: Mapping[str, float]  # of the modelled rates, by name
     break_even_api: Rows  # rows of break_even_api.csv
     day_costs: Rows  # and of day_costs.csv
+    backtest: Rows  # rows of backtest.csv
 
     def of_kind(self, kind: str) -> Rows:
         """Findings of one kind (verdict, share, break_even ...), in the order they were given."""
@@ -92,6 +93,7 @@ def gather(
         efficiencies=provenance.get("efficiencies", {}),
         break_even_api=provenance.get("break_even_api", []),
         day_costs=provenance.get("day_costs", []),
+        backtest=provenance.get("backtest", []),
     )
 
 

@@ -1,0 +1,1 @@
+"""The back-test: the claim as it would have been answered on earlier days, scored against what came later."""
