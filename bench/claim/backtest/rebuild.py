@@ -63,7 +63,8 @@ def rebuild(rule: Rule, naive: Mapping[str, Naive], table: Figures, changes: Seq
             p50=fallback.p50,
             p90=fallback.p90,
             unit=rule.unit,
-            source=f"naive: {fallback.reason}",
+            source=f"naive judgement: {fallback.reason.removeprefix('judgement: ')}",
+            judgement=True,
         )
         return Rebuilt(prior, True)
     widest = _half(fallback) if fallback else np.inf
