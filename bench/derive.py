@@ -98,7 +98,7 @@ def derive(job: Derivation) -> Derived:
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     known = throughput_of(job, warnings)
     rows, model = with_modelled(job, known, warnings)
-    found = claims(known, job.as_of)  # modelled rows are priced and shown, and enter no claim (bench/modelled/rows.py)
+    found = claims(known, job.as_of, rows[len(known) :])  # modelled rows enter no verdict (bench/modelled/rows.py)
     late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
     priced = costs_of(job, rows, warnings)
     return Derived(cells, rows, priced, found, model, [*warnings, *([late] if late else [])])
@@ -184,7 +184,9 @@ def claim(job: Derivation) -> str:
     """Write claims.csv; the verdict in one sentence."""
     from bench.claim.table import claims, verdict_line
 
-    found = claims(throughput_of(job, []), job.as_of)
+    known = throughput_of(job, [])
+    rows, _ = with_modelled(job, known, [])
+    found = claims(known, job.as_of, rows[len(known) :])
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
     return f"{verdict_line(found)}\n{path}: {len(found)} rows"

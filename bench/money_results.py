@@ -64,7 +64,7 @@ COSTS: dict[str, tuple[str, str]] = {
 # results/claims.csv: long form, one finding a row.
 CLAIMS: dict[str, tuple[str, str]] = {
     "claim": ("s", "claim key"),
-    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price, blend or finding"),
+    "kind": ("s", "verdict, share, break_even, sobol, sensitivity, flip, printed, price, blend or finding"),
     "definition": ("s", "D1..D4, or the level compared; blank where it does not apply"),
     "subject": ("s", "statement, parameter, model or printed row this is about"),
     "year": ("i", "year; blank where it does not apply"),
@@ -79,4 +79,14 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "rests_on": ("s", "throughput rows, or price_history:<series>, joined by ;"),
     "evidence": ("s", "ids in configs/evidence.csv, joined by ;"),
     "note": ("s", "one line for the reader"),
+    "first_order": ("f", "sobol: part of the variance of the verdict's margin that goes if this factor alone is known"),
+    "first_order_interval": ("f", "half-width of its 95% bootstrap interval"),
+    "total_order": ("f", "sobol: part that is left if all but this factor is known; flip, sensitivity: their factor's"),
+    "total_order_interval": ("f", "half-width of its 95% bootstrap interval"),
+    "model": ("s", "break_even: model key; blank for the mixture of all pairs"),
+    "gpu": ("s", "break_even: GPU key"),
+    "precision_trained": ("s", "break_even: precision of the matmuls in training"),
+    "precision_served": ("s", "break_even: and in serving"),
+    "workload_class": ("s", "break_even: traffic of the served side"),
+    "over_identity": ("f", "break_even: median over the FLOP identity of 3: what measurement adds"),
 }

@@ -6,21 +6,26 @@ and view there is a fan (p10, p50, p90 a year) and a verdict per statement,
 
     P = share of draws in which the statement is true.
 
-Where the evidence itself adds up to a share (a check), the draws of that year have to explain it.
+Where the evidence itself adds up to a share (a check), the draws of that year have to explain it. What
+moves a verdict and what would flip it, influence.py says.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
-from bench.claim import evidence
-from bench.claim.definitions import by_kernel
-from bench.claim.influence import influence
-from bench.claim.priors import Array
+import numpy as np
+from scipy.special import ndtr
+
+from bench.claim import evidence, ratio
+from bench.claim.definitions import by_kernel, share
+from bench.claim.influence import Factor, Member, Question, influence, parameters
+from bench.claim.priors import Array, Kept
 from bench.claim.rates import rates
-from bench.claim.sections import Check, Statement
-from bench.claim.verdict import Finding, finding, ids, judged, limit, quantiles, true_in, verdict
-from bench.claim.world import World, grounds
+from bench.claim.sections import Check, Printed, Statement
+from bench.claim.spec import Claim
+from bench.claim.verdict import Finding, finding, ids, judged, limit, margin, quantiles, true_in, verdict
+from bench.claim.world import World, grounds, inputs
 
 PURPOSE, KERNEL = "by purpose", "by kernel type"
 SHARE = "serving / (serving + X)"
@@ -36,7 +41,46 @@ def answer(drawn: World) -> list[Finding]:
             values = by_kernel(by_purpose, drawn.draws[work])
             result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
     result += [_check(drawn, check) for check in drawn.claim.check if check.definition in drawn.shares]
-    return result + influence(drawn)
+    return result
+
+
+def moves(drawn: World, answered: Sequence[Finding]) -> list[Finding]:
+    """What moves the verdicts among a share claim's findings, by purpose, and what would flip them."""
+    result, asked = [], {item.name: item for item in drawn.claim.statement}
+    for key in drawn.shares:
+        held = (row for row in answered if row["kind"] == "verdict" and row["definition"] == key)
+        rows = {row["subject"]: row for row in held if row["subject"] in asked}
+        result += influence(question(drawn.claim, drawn, key, {name: asked[name] for name in rows}, rows))
+    return result
+
+
+def question(
+    claim: Claim, drawn: World, key: str, asked: Mapping[str, Statement | Printed], rows: Mapping[str, Finding]
+) -> Question:
+    """What moves statements about one definition: its parameters and, where it reads r, r and the classes behind it."""
+    source, definition = drawn.claim, drawn.claim.definitions[key]
+    needed = {year for item in asked.values() for year in (item.year, item.year - (item.test == "rises"))}
+    years = sorted(needed & set(source.years))
+    pairs = drawn.pairs if definition.needs_rates else []
+    classes = [n for mix in source.workload_class for n in (mix.input_output_ratio, mix.cache_hit_share) if pairs]
+    names = list(dict.fromkeys([*definition.parameters, *classes]))
+
+    kept = Kept()
+
+    def r(z: float) -> float:
+        return float(np.quantile(drawn.draws["r"], ndtr(z)))
+
+    def margins(scores: Mapping[str, Array]) -> dict[str, Array]:
+        values = inputs(source, pairs, scores, names, kept)
+        if "r" in scores:
+            values["r"] = np.full_like(scores["r"], r(scores["r"][0]))
+        shares = share(definition, values, years)
+        made = {name: margin(item, shares, years, limit(item, claim.decision)) for name, item in asked.items()}
+        return {name: values for name, values in made.items() if values is not None}
+
+    factors = parameters(source, names)
+    factors += [Factor("r", ratio.STREAMS, (Member("r", "ratio", r),))] if pairs else []
+    return Question(claim, factors, margins, rows, source)
 
 
 def _fan(drawn: World, key: str, view: str, values: Array) -> list[Finding]:

@@ -1,5 +1,7 @@
 """Every finding with its id: the rows of claims.csv, and what each rests on.
 
+Sobol indices and break-evens of modelled pairs are many, and stand in claims.csv alone.
+
 A number anywhere on the page links to its row here; the row links to its grounds (throughput rows R1, public figures
 F1, notes N1), and those to the address they are from. Many rows share their grounds, so each set stands once.
 """
@@ -95,11 +97,16 @@ def one_unit(table: Table) -> Table:
     return Table(f"{table.caption} (unit: {units.pop()})", columns, rows)
 
 
+def listed_here(row: dict[str, Any]) -> bool:
+    """Whether a finding has a row on the page."""
+    return row["kind"] != "sobol" and (row["kind"], row["basis"]) != ("break_even", "modelled")
+
+
 def tables(material: Material) -> list[Table]:
     """A table for each claim, kind of finding and unit it is measured in."""
-    grounds = Grounds.of(material.claims)
+    grounds = Grounds.of([*filter(listed_here, material.claims)])
     groups: dict[tuple[str, str, bool], list[Row]] = {}
-    for row in material.claims:
+    for row in filter(listed_here, material.claims):
         swing = row["kind"] == "sensitivity" and row["unit"] == "probability"
         groups.setdefault((row["claim"], row["kind"], swing), []).append(finding(row, grounds))
     found = []
@@ -112,7 +119,7 @@ def tables(material: Material) -> list[Table]:
 
 def grounds_tables(material: Material) -> tuple[Table, ...]:
     """What the findings stand on, by name."""
-    grounds = Grounds.of(material.claims)
+    grounds = Grounds.of([*filter(listed_here, material.claims)])
     rows = [Row((name, row_links(key, material)), name) for key, name in grounds.rows.items()]
     figures = [Row((name, evidence_links(key, material)), name) for key, name in grounds.figures.items()]
     notes = [Row((name, prose(key)), name) for key, name in grounds.notes.items()]
@@ -135,6 +142,10 @@ def section(material: Material) -> Section:
     return Section(
         id="findings",
         title="Findings, row by row",
-        text=(text("claims.csv as it stands; grounds lead to the rows and public figures behind a finding."),),
+        text=(
+            text(
+                "claims.csv without Sobol indices and modelled pairs; grounds lead to a finding's rows and public figures."
+            ),
+        ),
         tables=(*found, *grounds_tables(material)),
     )

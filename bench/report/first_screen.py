@@ -148,6 +148,7 @@ def flips(material: Material) -> tuple[Text, ...]:
         and row["definition"] == lead["definition"]
         and parts(row["subject"])[0] in (lead["subject"], row["subject"])
     ]
+    found.sort(key=lambda row: -(row["total_order"] or 0))  # stable
     return tuple(
         text("What would flip it: ", *linked(prose(with_unit(row, material.files)), [row]), ".") for row in found
     )
