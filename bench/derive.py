@@ -18,6 +18,7 @@ from bench import results
 from bench import runs as run_folders
 from bench.derivation import Derivation as Derivation
 from bench.kernel_results import read_kernels
+from bench.money_results import MONEY_SPEED
 from bench.price import imports
 from bench.serving_results import CLIENT_LOAD
 
@@ -124,13 +125,16 @@ def serving_facts(job: Derivation) -> dict[str, Any]:
 
     points = [point for run in job.runs for point in load_points(run)]
     classes = [row for run in job.runs for row in load_classes(run)]
-    path = results.ROOT / "results" / "client_load.csv"
-    client = results.read_rows(path, CLIENT_LOAD) if path.is_file() else []
+    client, speed = (
+        results.read_rows(path, schema) if (path := results.ROOT / "results" / name).is_file() else []
+        for name, schema in (("client_load.csv", CLIENT_LOAD), ("money_speed.csv", MONEY_SPEED))
+    )
     return {
         "points": points,
         "classes": classes,
         "serving": serving_costs(job.runs, job.as_of, book_of(job)),
         "client_load": client,
+        "money_speed": speed,
     }
 
 

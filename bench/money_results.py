@@ -90,3 +90,16 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "workload_class": ("s", "break_even: traffic of the served side"),
     "over_identity": ("f", "break_even: median over the FLOP identity of 3: what measurement adds"),
 }
+# results/money_speed.csv: how long pricing and a claim take (python -m tests.perf.money)
+MONEY_SPEED: dict[str, tuple[str, str]] = {
+    "measured_at": ("s", "UTC, ISO 8601"),
+    "cpu_name": ("s", "CPU it ran on"),
+    "cpu_count": ("i", "its cores"),
+    "task": ("s", "price, price_and_write, claim or claim_and_sobol"),
+    "size": ("i", "throughput rows priced, or draws"),
+    "lines": ("i", "lines of costs.csv, or findings, that came of it"),
+    "repeats": ("i", "in one process"),
+    "seconds": ("f", "the least of them, by the clock"),
+    "cpu_s": ("f", "CPU seconds of that one, all threads"),
+    "peak_bytes": ("i", "the process at its largest (resident), imports and inputs included"),
+}

@@ -144,7 +144,7 @@ def test_halving_decode_leaves_d3_and_d4_and_the_dollars_unchanged_to_the_byte()
     )
     claim = config.load(Claim, KEY)
     drawn = [world(claim, [TRAIN, prefill, d]) for d in (decode, slow)]
-    a, b = ([*(found := engine.answer(w)), *engine.moves(w, found)] for w in drawn)
+    a, b = ([*(answered := engine.answer(w)), *engine.moves(w, answered)] for w in drawn)
     free = ("D1_top_down", "D2_top_down", "D2_plan", "D2_plan_with_error", "D2_anthropic", "D3", "D4")
     for key in free:
         mine = [[r for r in rows if r["definition"] == key] for rows in (a, b)]

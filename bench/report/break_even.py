@@ -104,7 +104,7 @@ def table(material: Material) -> Table:
         made.append(Row((where, *sides, *cells, added(first), first["basis"] or BLANK, rests or BLANK)))
     columns = ("model and GPU", "class", "trained", "served", *(f">{definition(key)} tips at" for key in keys))
     columns = (*columns, ">over the identity", "basis", "rests on")
-    note = text("Over the identity: the first definition's median over 3: what measurement adds to FLOPs.")
+    note = text("Over the identity: the first definition's median over 3: what measurement adds.")
     return Table(
         "Served tokens per trained token, median and 80% interval", columns, tuple(made), empty=EMPTY, note=note
     )

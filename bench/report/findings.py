@@ -142,10 +142,6 @@ def section(material: Material) -> Section:
     return Section(
         id="findings",
         title="Findings, row by row",
-        text=(
-            text(
-                "claims.csv without Sobol indices and modelled pairs; grounds lead to a finding's rows and public figures."
-            ),
-        ),
+        text=(text("claims.csv without Sobol indices and modelled pairs; grounds lead to rows and public figures."),),
         tables=(*found, *grounds_tables(material)),
     )
