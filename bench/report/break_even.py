@@ -91,7 +91,7 @@ def lines(label: str, most: int) -> str:
 
 
 def table(material: Material) -> Table:
-    """One row a pair, by workload class, a column a definition: where it tips; beside it the identity and the factor."""
+    """One row a pair, by workload class, a column a definition: where it tips, and the factor over the identity."""
     found = pairs(material)
     keys = list(dict.fromkeys(row["definition"] for rows in found.values() for row in rows))
     made = []
