@@ -70,7 +70,8 @@ def question(claim: Claim, rows: Mapping[str, Finding], as_of: datetime.date) ->
         if side.booked is None:
             return np.ones(count)
         make = functools.partial(_drawn, side.booked, standing[key], count, scores)
-        found: Array = kept.of(f"{key} booked", [scores[factor.name] for factor in of_book[key]], make)
+        found = kept.of(f"{key} booked", [scores[factor.name] for factor in of_book[key]], make)
+        assert found is not None, "a side without a price has no verdict"
         return found
 
     def margins(scores: Mapping[str, Array]) -> dict[str, Array]:

@@ -177,7 +177,7 @@ def correlated(scores: Mapping[str, Array], correlations: Sequence[Correlation])
 
 def together(names: Sequence[str], correlations: Sequence[Correlation]) -> list[tuple[str, ...]]:
     """The names in sets that move together, directly or through others; a set of one where nothing does."""
-    sets = {name: (name,) for name in names}
+    sets: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     for pair in correlations:
         if pair.value and pair.a in sets and pair.b in sets and sets[pair.a] != sets[pair.b]:
             merged = (*sets[pair.a], *sets[pair.b])

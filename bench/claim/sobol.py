@@ -54,7 +54,8 @@ def indices(
 
     names = [name for members in factors.values() for name in members]
     layout = tuple(place for place, members in enumerate(factors.values()) for _ in members)
-    problem, found = _problem(layout), {}
+    problem = _problem(layout)
+    found: dict[str, list[Index]] = {}
     for result, y in results(dict(zip(names, _grid(layout, samples, seed), strict=True))).items():
         if not np.isfinite(y).all():
             raise ValueError(f"{result}: expected finite values, got {np.count_nonzero(~np.isfinite(y))} that are not")

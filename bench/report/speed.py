@@ -50,8 +50,8 @@ class Held:
 def goals(path: Path | None = None) -> list[Goal]:
     """configs/speed_goals.csv."""
     with open(path or CONFIGS / "speed_goals.csv", newline="", encoding="utf-8") as file:
-        numbers = [row | {"size": int(row["size"]), "most": float(row["most"])} for row in csv.DictReader(file)]
-    return [Goal(**row) for row in numbers]
+        rows = list(csv.DictReader(file))
+    return [Goal(row["task"], int(row["size"]), row["measure"], float(row["most"]), row["why"]) for row in rows]
 
 
 def held(rows: Rows) -> list[Held]:
