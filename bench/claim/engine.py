@@ -13,6 +13,7 @@ moves a verdict and what would flip it, influence.py says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.special import ndtr
@@ -25,7 +26,7 @@ from bench.claim.rates import rates
 from bench.claim.sections import Check, Printed, Statement
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, finding, ids, judged, limit, margin, quantiles, true_in, verdict
-from bench.claim.world import World, grounds, inputs
+from bench.claim.world import THREADS, World, grounds, inputs
 
 PURPOSE, KERNEL = "by purpose", "by kernel type"
 SHARE = "serving / (serving + X)"
@@ -34,13 +35,20 @@ SHARE = "serving / (serving + X)"
 def answer(drawn: World) -> list[Finding]:
     """Every finding of a share claim."""
     result = rates(drawn)
-    for key, by_purpose in drawn.shares.items():
-        work = drawn.claim.definitions[key].inference_work
-        result += _fan(drawn, key, PURPOSE, by_purpose) + _verdicts(drawn, key, PURPOSE, by_purpose)
-        if work:
-            values = by_kernel(by_purpose, drawn.draws[work])
-            result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets threads run side by side
+        for rows in pool.map(lambda key: _defined(drawn, key), drawn.shares):
+            result += rows
     result += [_check(drawn, check) for check in drawn.claim.check if check.definition in drawn.shares]
+    return result
+
+
+def _defined(drawn: World, key: str) -> list[Finding]:
+    """Fans and verdicts of one definition, in both views."""
+    by_purpose, work = drawn.shares[key], drawn.claim.definitions[key].inference_work
+    result = _fan(drawn, key, PURPOSE, by_purpose) + _verdicts(drawn, key, PURPOSE, by_purpose)
+    if work:
+        values = by_kernel(by_purpose, drawn.draws[work])
+        result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
     return result
 
 

@@ -81,10 +81,10 @@ def quantiles(values: Array) -> Finding:
     """
     at = np.array([0.1, 0.5, 0.9]) * (values.size - 1)
     left, part = np.floor(at).astype(int), at % 1
-    found, rest, begin = [], values, 0
+    found, rest, begin = [], values.flatten(), 0  # a copy
     for place in left:
-        rest = np.partition(rest, place - begin)[place - begin :]
-        begin = place
+        rest.partition(place - begin)
+        rest, begin = rest[place - begin :], place
         found.append((rest[0], rest[1:].min() if rest.size > 1 else rest[0]))
     low, high = np.array(found).T
     ends = np.where(part >= 0.5, high - (high - low) * (1 - part), low + (high - low) * part)

@@ -21,7 +21,7 @@ from bench.claim.priors import Array, Kept, correlated, normals
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, ids
 
-BLOCK = 50_000  # draws at once
+BLOCK = 16_000  # draws at once: 128 KB an array
 THREADS = 2
 QUICK = 10_000  # draws behind rows of single pairs and sensitivities: P to 0.005 is enough there
 CANCELS = (
@@ -83,22 +83,21 @@ def world(claim: Claim, rows: Sequence[ratio.Row], modelled: Sequence[ratio.Row]
     both = ratio.pairs(ratio.rates([*rows, *modelled], computed)[0], classes) if modelled else []
     answered = {key: item for key, item in claim.definitions.items() if pairs or not item.needs_rates}
     shares = {key: np.empty((len(claim.years), claim.draws)) for key in answered}
-    draws: dict[str, Array] = {}
+    names = [*claim.parameters, *(ratio.STREAMS if pairs else ())]
 
     def block(begin: int) -> None:
         part = slice(begin, begin + BLOCK)
         scores = {name: values[part] for name, values in streams.items()}
         values = inputs(claim, pairs, correlated(scores, claim.correlation), claim.parameters, Kept())
-        for name, drawn in values.items():
-            draws[name][part] = drawn
+        for name, value in zip(streams, values.values(), strict=True):
+            streams[name][part] = value  # in place: nobody needs the normals any more
         for key, definition in answered.items():
             shares[key][:, part] = share(definition, values, claim.years)
 
-    names = [*claim.parameters, *(ratio.STREAMS if pairs else ())]
     with ThreadPoolExecutor(THREADS) as pool:
         streams = dict(zip(names, pool.map(lambda name: normals(name, claim.draws, claim.seed), names), strict=True))
-        draws = {name: np.empty(claim.draws) for name in (*claim.parameters, *(ratio.DRAWN if pairs else ()))}
         list(pool.map(block, range(0, claim.draws, BLOCK)))
+    draws = dict(zip([*claim.parameters, *(ratio.DRAWN if pairs else ())], streams.values(), strict=True))
     return World(claim, draws, shares, pairs, refused, [pair for pair in both if pair.basis == "modelled"])
 
 
