@@ -10,7 +10,7 @@ from bench.report.first_screen import unit_of
 from bench.report.material import Material, Rows, claim_id
 from bench.report.numbers import BLANK, number
 from bench.report.page import Link, Row, Table, Text, text
-from bench.report.words import definition, parts, phrase, statement
+from bench.report.words import definition, parts, phrase, prose, statement
 
 TOP = 3
 SAID = (
@@ -54,7 +54,7 @@ def _factor(material: Material, row: Mapping[str, Any], name: str) -> Text:
     head = f"{phrase_all(factor)}: {unsure}{row['total_order']:.2f} ± {row['total_order_interval']:.2f}"
     said: list[Any] = []
     for flip in flips:
-        member = phrase(parts(flip["subject"])[1])
+        member = prose(parts(flip["subject"])[1])
         lead = f"{member} " if len(flips) > 1 else ""
         said += ["; " if said else ". ", lead, Link(turns(flip, material), f"#{claim_id(flip)}")]
     return text(head, *said)
@@ -68,7 +68,7 @@ def _same(flip: Mapping[str, Any], row: Mapping[str, Any], name: str) -> bool:
 
 def phrase_all(factor: str) -> str:
     """A factor's parameters in words."""
-    return " + ".join(phrase(name) for name in factor.split(" + "))
+    return " + ".join(prose(name) for name in factor.split(" + "))
 
 
 def turns(flip: Mapping[str, Any], material: Material) -> str:
