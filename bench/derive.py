@@ -18,6 +18,7 @@ from bench import results
 from bench import runs as run_folders
 from bench.derivation import Derivation as Derivation
 from bench.kernel_results import read_kernels
+from bench.money_results import MONEY_SPEED
 from bench.price import imports, market
 from bench.serving_results import CLIENT_LOAD
 
@@ -89,12 +90,12 @@ def costs_of(job: Derivation, rows: list[Row], warnings: list[str]) -> list[Row]
     return market.finished(costs(rows, job.as_of, book), rows, job.as_of)
 
 
-def claims_of(job: Derivation, rows: list[Row]) -> list[Row]:
+def claims_of(job: Derivation, rows: list[Row], modelled: list[Row]) -> list[Row]:
     """Every finding, with what must be said of the rows it rests on."""
     from bench.claim.table import claims
     from bench.price.quoted import claims_quoted
 
-    return claims_quoted(claims(rows, job.as_of, job.claims), rows)
+    return claims_quoted(claims(rows, job.as_of, job.claims, modelled), rows)
 
 
 def derive(job: Derivation) -> Derived:
@@ -105,7 +106,7 @@ def derive(job: Derivation) -> Derived:
     cells = [row for run in job.runs for row in run_folders.read_cells(run)]
     known = throughput_of(job, warnings)
     rows, model = with_modelled(job, known, warnings)
-    found = claims_of(job, known)  # modelled rows are priced and shown, and enter no claim (bench/modelled/rows.py)
+    found = claims_of(job, known, rows[len(known) :])  # modelled rows enter no verdict (bench/modelled/rows.py)
     late = hindsight((key for row in found for key in (row["evidence"] or "").split(";") if key), job.as_of)
     priced = costs_of(job, rows, warnings)
     return Derived(cells, rows, priced, found, model, [*warnings, *([late] if late else [])])
@@ -131,13 +132,16 @@ def serving_facts(job: Derivation) -> dict[str, Any]:
 
     points = [point for run in job.runs for point in load_points(run)]
     classes = [row for run in job.runs for row in load_classes(run)]
-    path = results.ROOT / "results" / "client_load.csv"
-    client = results.read_rows(path, CLIENT_LOAD) if path.is_file() else []
+    client, speed = (
+        results.read_rows(path, schema) if (path := results.ROOT / "results" / name).is_file() else []
+        for name, schema in (("client_load.csv", CLIENT_LOAD), ("money_speed.csv", MONEY_SPEED))
+    )
     return {
         "points": points,
         "classes": classes,
         "serving": serving_costs(job.runs, job.as_of, book_of(job)),
         "client_load": client,
+        "money_speed": speed,
     }
 
 
@@ -193,7 +197,9 @@ def claim(job: Derivation, backtest: bool = False) -> str:
     from bench.claim.table import own_lines, verdict_line
     from bench.price.quoted import quotes
 
-    found = claims_of(job, throughput_of(job, []))
+    known = throughput_of(job, [])
+    rows, _ = with_modelled(job, known, [])
+    found = claims_of(job, known, rows[len(known) :])
     path = job.target / "claims.csv"
     results.write(path, results.CLAIMS, found)
     said = [verdict_line(found), *own_lines(found, job.claims), quotes(row["quotes"] for row in found)]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.install import missing_parts
 
-REPORT_NEEDS = ("pandas", "scipy", "altair", "vl_convert", "jinja2")
+REPORT_NEEDS = ("pandas", "scipy", "altair", "vl_convert", "jinja2", "SALib")
 EXTRAS = {"dev": ("pytest", "hypothesis", "pytest_benchmark"), "peers": ("transformers",)}
 
 

@@ -73,7 +73,7 @@ COSTS: dict[str, tuple[str, str]] = {
 # results/claims.csv: long form, one finding a row.
 CLAIMS: dict[str, tuple[str, str]] = {
     "claim": ("s", "claim key"),
-    "kind": ("s", "verdict, share, break_even, sensitivity, flip, printed, price, blend, route or finding"),
+    "kind": ("s", "verdict, share, break_even, sobol, sensitivity, flip, printed, price, blend, route or finding"),
     "definition": ("s", "D1..D4, the level compared, or whose routes; blank where it does not apply"),
     "subject": ("s", "statement, parameter, model or printed row this is about"),
     "year": ("i", "year; blank where it does not apply"),
@@ -94,6 +94,16 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "route": ("s", "bottom_up, top_down, plan, surveys or accounts: where a definition's numbers come from"),
     "priors": ("i", "uncertain inputs behind a finding; blank where none is drawn"),
     "judged": ("i", "of those, how many rest on judgement"),
+    "first_order": ("f", "sobol: part of the variance of the verdict's margin that goes if this factor alone is known"),
+    "first_order_interval": ("f", "half-width of its 95% bootstrap interval"),
+    "total_order": ("f", "sobol: part that is left if all but this factor is known; flip, sensitivity: their factor's"),
+    "total_order_interval": ("f", "half-width of its 95% bootstrap interval"),
+    "model": ("s", "break_even: model key; blank for the mixture of all pairs"),
+    "gpu": ("s", "break_even: GPU key"),
+    "precision_trained": ("s", "break_even: precision of the matmuls in training"),
+    "precision_served": ("s", "break_even: and in serving"),
+    "workload_class": ("s", "break_even: traffic of the served side"),
+    "over_identity": ("f", "break_even: median over the FLOP identity of 3: what measurement adds"),
 }
 # results/backtest.csv: one prior, forecast, score or verdict of one cut-off a row.
 BACKTEST: dict[str, tuple[str, str]] = {
@@ -129,4 +139,17 @@ BACKTEST: dict[str, tuple[str, str]] = {
     "evidence": ("s", "ids the forecast rests on, or price_history:<series>, joined by ;"),
     "resolved_by": ("s", "ids the outcome rests on, likewise"),
     "note": ("s", "one line for the reader"),
+}
+# results/money_speed.csv: how long pricing and a claim take (python -m tests.perf.money)
+MONEY_SPEED: dict[str, tuple[str, str]] = {
+    "measured_at": ("s", "UTC, ISO 8601"),
+    "cpu_name": ("s", "CPU it ran on"),
+    "cpu_count": ("i", "its cores"),
+    "task": ("s", "price, price_and_write, claim or claim_and_sobol"),
+    "size": ("i", "throughput rows priced, or draws"),
+    "lines": ("i", "lines of costs.csv, or findings, that came of it"),
+    "repeats": ("i", "in one process"),
+    "seconds": ("f", "the least of them, by the clock"),
+    "cpu_s": ("f", "CPU seconds of that one, all threads"),
+    "peak_bytes": ("i", "the process at its largest (resident), imports and inputs included"),
 }

@@ -131,7 +131,9 @@ def test_a_sum_over_nine_months_grows_from_a_sum_over_a_year_as_rates():
 
 def test_without_figures_the_naive_prior_stands_and_without_one_there_is_nothing():
     found = rebuild(GROWTH, NAIVE, {"E118": TABLE["E118"]})
-    assert found.naive and found.prior.numbers == (1, 10**0.5, 10) and found.prior.source.startswith("naive: ")
+    assert (
+        found.naive and found.prior.numbers == (1, 10**0.5, 10) and found.prior.source.startswith("naive judgement: ")
+    )
     assert rebuild(replace(GROWTH, naive=None), NAIVE, {}) is None
 
 

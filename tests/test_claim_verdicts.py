@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 import shutil
 import subprocess
@@ -96,7 +97,15 @@ def text(rows):
 
 
 def small(rows):
-    return engine.answer(world(config.load(Claim, "small"), rows))
+    drawn = world(config.load(Claim, "small"), rows)
+    answered = engine.answer(drawn)
+    return answered + engine.moves(drawn, answered)
+
+
+@functools.cache
+def whole():
+    """Every claim on the published rows, answered once for all tests that only read it."""
+    return table.claims(published(), TODAY)
 
 
 def phi(z):
@@ -134,7 +143,8 @@ def test_halving_decode_leaves_d3_and_d4_and_the_dollars_unchanged_to_the_byte()
         row(f"published:{p}", p, v) for p, v in (("prefill", 4e4), ("decode", 8e3), ("decode", 4e3))
     )
     claim = config.load(Claim, KEY)
-    a, b = (engine.answer(world(claim, [TRAIN, prefill, d])) for d in (decode, slow))
+    drawn = [world(claim, [TRAIN, prefill, d]) for d in (decode, slow)]
+    a, b = ([*(answered := engine.answer(w)), *engine.moves(w, answered)] for w in drawn)
     free = ("D1_top_down", "D2_top_down", "D2_plan", "D2_plan_with_error", "D2_anthropic", "D3", "D4")
     for key in free:
         mine = [[r for r in rows if r["definition"] == key] for rows in (a, b)]
@@ -145,8 +155,7 @@ def test_halving_decode_leaves_d3_and_d4_and_the_dollars_unchanged_to_the_byte()
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    rows = published()
-    assert text(table.claims(rows, TODAY)) == text(table.claims(rows[::-1], TODAY))
+    assert text(whole()) == text(table.claims(published()[::-1], TODAY))
 
 
 def test_a_hundred_thousand_draws_take_less_than_two_seconds():
@@ -195,7 +204,7 @@ def test_a_stricter_rule_never_decides_more(p, holds_at):
 
 
 def test_rows_have_known_columns_and_no_two_say_the_same_thing():
-    rows = table.claims(published(), TODAY)
+    rows = whole()
     names = [tuple(r[k] for k in ("claim", "kind", "definition", "subject", "year")) for r in rows]
     assert len(set(names)) == len(names)
     for r in rows:
@@ -207,7 +216,7 @@ def test_rows_have_known_columns_and_no_two_say_the_same_thing():
 def test_every_verdict_can_be_followed_to_rows_and_evidence():
     known = {line.split(",")[0] for line in (config.CONFIGS / "evidence.csv").read_text().splitlines()}
     rows = {r["row"] for r in published()}
-    for r in found(table.claims(published(), TODAY), "verdict"):
+    for r in found(whole(), "verdict"):
         assert r["basis"] in (*results.BASES, "evidence")
         assert set(filter(None, (r["evidence"] or "").split(";"))) <= known
         public = r["basis"] == "evidence" or (r["basis"] == "modelled" and r["evidence"])  # modelled on public figures

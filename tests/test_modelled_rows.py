@@ -80,13 +80,20 @@ def test_they_are_priced_with_their_interval(made):
         assert low < cost["x_usd_per_million_tokens"] < high
 
 
-def test_no_claim_sees_a_modelled_row(monkeypatch, tmp_path):
-    seen = []
-    monkeypatch.setattr("bench.claim.table.claims", lambda given, as_of: seen.extend(given) or [])
+def test_no_verdict_sees_a_modelled_row(monkeypatch, tmp_path):
+    seen, beside = [], []
+
+    def claims(given, as_of, modelled):
+        seen.extend(given)
+        beside.append({row["basis"] for row in modelled})
+        return []
+
+    monkeypatch.setattr("bench.claim.table.claims", claims)
     job = derive.Derivation([], tmp_path, TODAY)
     derived = derive.derive(job)
     derive.claim(job)
     assert seen and not [row["row"] for row in seen if row["basis"] == "modelled"]
+    assert beside == [{"modelled"}, {"modelled"}]  # for break-evens that no verdict rests on
     assert any(row["basis"] == "modelled" for row in derived.throughput)
     assert any(row["x_basis"] == "modelled" for row in derived.costs)
 

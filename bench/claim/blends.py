@@ -7,30 +7,43 @@
                                         / (serving lost(right) - serving lost(left))
 
 Each is a share of draws. The last says what a lost serving hour would have to be worth: below it the dearer portfolio's
-spare and manager cost more than the outages they prevent. Sensitivity: P with one assumption held at its p10 and p90.
+spare and manager cost more than the outages they prevent. What moves a verdict, influence.py says.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from bench import config
-from bench.claim.priors import Z90, Array, draw, quantile
+from bench.claim.influence import Factor, Member, Question, influence, parameters
+from bench.claim.priors import Array, Kept, draw, quantile
 from bench.claim.sections import Blend
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, counted, finding, ids, quantiles, verdict
-from bench.price.blend import PARTS, Outcome, outcome
+from bench.price.blend import (
+    MARKET,
+    OUTAGES_READ,
+    PARTS,
+    Outcome,
+    commitments,
+    outcome,
+    price_of,
+    price_stream,
+    unserved,
+)
+from bench.price.book import Range
+from bench.price.draws import triangular
 from bench.price.owned import HOURS_PER_YEAR
 from bench.price.portfolio import Portfolio
 from bench.price.reliability import Reliability
 
-QUICK = 2_500  # draws behind a sensitivity row: P to 0.01
-LEAST = 0.02  # a swing in P below this is noise of so many draws
+SAMPLES, QUICK = 512, 2_500  # behind Sobol indices and walks: every draw enumerates the states of all sellers
 HOUR, NEEDED = "USD per GPU-hour", "USD per needed GPU-hour"
 PATH = ("total", "serving lost", "blackouts")  # what is told of years beside the one compared
 SAID = {
@@ -59,7 +72,9 @@ def answer(claim: Claim, as_of: datetime.date = datetime.date.max) -> list[Findi
             rows = _portfolio(world, portfolio, year, world.outcome(key, year))
             result += [row for row in rows if (key, year) in asked or row["subject"] in PATH]
     for item in blends:
-        result += _compared(world, item) + _swings(world, item)
+        compared = _compared(world, item)
+        held = {row["subject"]: row for row in compared if row["kind"] == "verdict"}
+        result += compared + influence(question(world, item, held))
     return result
 
 
@@ -71,7 +86,7 @@ class World:
     book: Mapping[str, Portfolio]
     outages: Mapping[str, Reliability]
     x: Mapping[str, Array]
-    made: dict[tuple[Any, ...], Outcome]
+    made: dict[tuple[str, int], Outcome]
 
     @classmethod
     def of(cls, claim: Claim) -> World:
@@ -82,17 +97,12 @@ class World:
         drawn = draw(claim.parameters, claim.correlation, claim.draws, claim.seed)
         return cls(claim, book, outages, {role: drawn[name] for role, name in claim.assumptions.items()}, {})
 
-    def outcome(self, key: str, year: int, held: tuple[str, float] | None = None, count: int | None = None) -> Outcome:
-        """A portfolio's year; `held`: with one assumption at one value, `count` of the draws."""
-        wanted = (key, year, held, count)
-        if wanted not in self.made:
-            x = {role: values[:count] for role, values in self.x.items()}
+    def outcome(self, key: str, year: int) -> Outcome:
+        """A portfolio's year."""
+        if (key, year) not in self.made:
             urgent = _sized_for(self.claim)
-            if held:
-                x[held[0]] = np.full_like(x[held[0]], held[1])
-                urgent = held[1] if held[0] == "urgent_share" else urgent  # whoever knows its load buys spare for it
-            self.made[wanted] = outcome(self.book[key], year, x, urgent, self.claim.seed, self.outages)
-        return self.made[wanted]
+            self.made[key, year] = outcome(self.book[key], year, self.x, urgent, self.claim.seed, self.outages)
+        return self.made[key, year]
 
 
 def _sized_for(claim: Claim) -> float:
@@ -192,28 +202,56 @@ def _worth_it(world: World, item: Blend, where: dict[str, Any], left: Outcome, r
     return finding(world.claim, "blend", **where, **ends, subject=subject, unit=unit, threshold=assumed, note=note)
 
 
-def _swings(world: World, item: Blend) -> list[Finding]:
-    """P of being cheaper, and of losing less serving, with one assumption held at its p10 and at its p90."""
-    claim, result = world.claim, []
-    drawn = _chances(world, item, None)
-    for role, name in claim.assumptions.items():
-        ends = [float(quantile(claim.parameters[name], np.array([z]))[0]) for z in (-Z90, Z90)]
-        low, high = (_chances(world, item, (role, value)) for value in ends)
-        for which, base in drawn.items():
-            if abs(high[which] - low[which]) < LEAST:
-                continue
-            note = f"P with {name} at its p10 ({ends[0]:.3g}), as drawn, at its p90 ({ends[1]:.3g})"
-            where = {"definition": world.book[item.left].level, "year": item.year, "basis": "evidence"}
-            where |= {"evidence": ids(claim.parameters[name].evidence), "unit": "probability", "note": note}
-            subject = f"{item.name}_{which}: {name}"
-            ends_of = {"p10": low[which], "p50": base, "p90": high[which]}
-            result.append(finding(claim, "sensitivity", **where, **ends_of, subject=subject))
-    return result
+def question(world: World, item: Blend, rows: Mapping[str, Finding]) -> Question:
+    """What moves a comparison: assumptions, sellers' prices (one market: one factor), outages, commitments.
+
+    Margins: -ln of left over right; of both at once, the lesser of the two.
+    """
+    claim, portfolios = world.claim, [world.book[key] for key in (item.left, item.right)]
+    kept = Kept()
+
+    def margins(scores: Mapping[str, Array]) -> dict[str, Array]:
+        x = {role: kept.value(claim.parameters, name, scores) for role, name in claim.assumptions.items()}
+        known = claim.assumptions["urgent_share"] in scores and np.ptp(x["urgent_share"]) == 0
+        urgent = float(x["urgent_share"][0]) if known else _sized_for(claim)  # who knows its load buys spare for it
+
+        def made(portfolio: Portfolio) -> Outcome:
+            plan = portfolio.plan(item.year)
+            streams = [name for seller in plan.held for name in world.outages[seller].streams]
+            reads = [*(x[role] for role in OUTAGES_READ), *(scores[name] for name in streams if name in scores)]
+            away = kept.of(portfolio.key, reads, lambda: unserved(portfolio, plan, x, urgent, scores, world.outages))
+            return outcome(portfolio, item.year, x, urgent, scores, world.outages, away)
+
+        left, right = map(made, portfolios)
+        cheaper, steadier = np.log(right.total / left.total), np.log(right.lost_hours / left.lost_hours)
+        dark = np.log(right.blackout_hours / left.blackout_hours)
+        both = np.minimum(cheaper, steadier)
+        tails = {"_cheaper": cheaper, "_more_available": steadier, "_fewer_blackouts": dark, "": both}
+        return {f"{item.name}{tail}": margin for tail, margin in tails.items()}
+
+    factors = parameters(claim, list(claim.assumptions.values())) + _of_sellers(world, portfolios, item.year)
+    return Question(claim, factors, margins, rows, claim, SAMPLES, QUICK)
 
 
-def _chances(world: World, item: Blend, held: tuple[str, float] | None) -> dict[str, float]:
-    left, right = (world.outcome(key, item.year, held, QUICK) for key in (item.left, item.right))
-    return {
-        "cheaper": float(np.mean(left.total < right.total)),
-        "more_available": float(np.mean(left.lost_hours < right.lost_hours)),
+def _of_sellers(world: World, portfolios: Sequence[Portfolio], year: int) -> list[Factor]:
+    """Factors of what the portfolios and configs/reliability state as ranges."""
+    spans: dict[str, Range] = {}
+    priced: dict[str, Range] = {}
+    for portfolio in portfolios:
+        plan = portfolio.plan(year)
+        for name in plan.held:
+            priced[name] = portfolio.of(name).usd_per_gpu_hour
+            spans |= world.outages[name].streams
+        spans |= commitments(portfolio, plan)
+    prices = [Member(price_of(name), span.unit, _value(span), span.evidence) for name, span in priced.items()]
+    streams = [price_stream(name) for name in (MARKET, *priced)]
+    single = {
+        name: Factor(name, (name,), (Member(name, span.unit, _value(span), span.evidence),))
+        for name, span in spans.items()
     }
+    uncertain = [factor for name, factor in single.items() if spans[name].low < spans[name].high]
+    return [Factor("prices of the sellers", tuple(streams), tuple(prices)), *uncertain]
+
+
+def _value(span: Range) -> Callable[[float], float]:
+    return lambda z: float(triangular((span.low, span.value, span.high), np.array([ndtr(z)]))[0])

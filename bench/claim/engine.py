@@ -6,21 +6,27 @@ and view there is a fan (p10, p50, p90 a year) and a verdict per statement,
 
     P = share of draws in which the statement is true.
 
-Where the evidence itself adds up to a share (a check), the draws of that year have to explain it.
+Where the evidence itself adds up to a share (a check), the draws of that year have to explain it. What
+moves a verdict and what would flip it, influence.py says.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from bench.claim import evidence
-from bench.claim.definitions import by_kernel
-from bench.claim.influence import influence
-from bench.claim.priors import Array
+import numpy as np
+from scipy.special import ndtr
+
+from bench.claim import evidence, ratio
+from bench.claim.definitions import by_kernel, share
+from bench.claim.influence import Factor, Member, Question, influence, parameters
+from bench.claim.priors import Array, Kept
 from bench.claim.rates import rates
-from bench.claim.sections import VIEWS, Check, Statement, Unanswered
-from bench.claim.verdict import Finding, counted, finding, ids, judged, limit, quantiles, true_in, verdict
-from bench.claim.world import World, grounds, read
+from bench.claim.sections import VIEWS, Check, Printed, Statement, Unanswered
+from bench.claim.spec import Claim
+from bench.claim.verdict import Finding, counted, finding, ids, judged, limit, margin, quantiles, true_in, verdict
+from bench.claim.world import THREADS, World, grounds, inputs, read
 
 PURPOSE, KERNEL = VIEWS
 SHARE = "serving / (serving + X)"
@@ -29,15 +35,60 @@ SHARE = "serving / (serving + X)"
 def answer(drawn: World) -> list[Finding]:
     """Every finding of a share claim."""
     result = rates(drawn)
-    for key, by_purpose in drawn.shares.items():
-        work = drawn.claim.definitions[key].inference_work
-        result += _fan(drawn, key, PURPOSE, by_purpose) + _verdicts(drawn, key, PURPOSE, by_purpose)
-        if work:
-            values = by_kernel(by_purpose, drawn.draws[work])
-            result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets threads run side by side
+        for rows in pool.map(lambda key: _defined(drawn, key), drawn.shares):
+            result += rows
     result += [_check(drawn, check) for check in drawn.claim.check if check.definition in drawn.shares]
-    result += [_unanswered(drawn, reason) for reason in drawn.claim.unanswered]
-    return result + influence(drawn)
+    return result + [_unanswered(drawn, reason) for reason in drawn.claim.unanswered]
+
+
+def _defined(drawn: World, key: str) -> list[Finding]:
+    """Fans and verdicts of one definition, in both views."""
+    by_purpose, work = drawn.shares[key], drawn.claim.definitions[key].inference_work
+    result = _fan(drawn, key, PURPOSE, by_purpose) + _verdicts(drawn, key, PURPOSE, by_purpose)
+    if work:
+        values = by_kernel(by_purpose, drawn.draws[work])
+        result += _fan(drawn, key, KERNEL, values) + _verdicts(drawn, key, KERNEL, values)
+    return result
+
+
+def moves(drawn: World, answered: Sequence[Finding]) -> list[Finding]:
+    """What moves the verdicts among a share claim's findings, by purpose, and what would flip them."""
+    result, asked = [], {item.name: item for item in drawn.claim.statement}
+    for key in drawn.shares:
+        held = (row for row in answered if row["kind"] == "verdict" and row["definition"] == key)
+        rows = {row["subject"]: row for row in held if row["subject"] in asked}
+        result += influence(question(drawn.claim, drawn, key, {name: asked[name] for name in rows}, rows))
+    return result
+
+
+def question(
+    claim: Claim, drawn: World, key: str, asked: Mapping[str, Statement | Printed], rows: Mapping[str, Finding]
+) -> Question:
+    """What moves statements about one definition: its parameters and, where it reads r, r and the classes behind it."""
+    source, definition = drawn.claim, drawn.claim.definitions[key]
+    needed = {year for item in asked.values() for year in (item.year, item.year - (item.test == "rises"))}
+    years = sorted(needed & set(source.years))
+    pairs = drawn.pairs if definition.needs_rates else []
+    classes = [n for mix in source.workload_class for n in (mix.input_output_ratio, mix.cache_hit_share) if pairs]
+    names = list(dict.fromkeys([*definition.parameters, *classes]))
+
+    kept = Kept()
+
+    def r(z: float) -> float:
+        return float(np.quantile(drawn.draws["r"], ndtr(z)))
+
+    def margins(scores: Mapping[str, Array]) -> dict[str, Array]:
+        values = inputs(source, pairs, scores, names, kept)
+        if "r" in scores:
+            values["r"] = np.full_like(scores["r"], r(scores["r"][0]))
+        shares = share(definition, values, years)
+        made = {name: margin(item, shares, years, limit(item, claim.decision)) for name, item in asked.items()}
+        return {name: values for name, values in made.items() if values is not None}
+
+    factors = parameters(source, names)
+    factors += [Factor("r", ratio.STREAMS, (Member("r", "ratio", r),))] if pairs else []
+    return Question(claim, factors, margins, rows, source)
 
 
 def _fan(drawn: World, key: str, view: str, values: Array) -> list[Finding]:

@@ -1,122 +1,196 @@
-"""What moves a verdict, and what would flip it: one parameter at a time.
+"""What moves a verdict, and what would flip it.
 
-Swing: P of the statement with the parameter held at its p10, and at its p90, the others drawn as
-they were. Flip: the parameter with the largest swing (and r, wherever it enters) is walked through
-its prior; where P crosses a limit of the decision rule, that value would change the verdict. "None"
-is an answer too: nothing within the prior's range changes it.
+A verdict is P(margin > 0), the margin being how far a draw lies from the threshold: log-odds of a share less those of
+its threshold, the logarithm of a ratio of prices. What moves it most is told by Sobol indices of the margin (sobol.py)
+and not of true or false. Both cross the threshold together, but the margin's variance is there where P is 0 or 1 and
+true or false have none, and far better known where P is near them. On this scale routes add up terms, so little of it
+is interaction. The inputs are the independent standard normals before the copula: parameters that move together are
+one factor, and so is r, with the pair it is drawn from and both noises.
+
+For each parameter of the three factors of the largest total order:
+
+    flip          walked through its prior, the others as drawn: where P crosses a limit of the decision rule, that
+                  value would change the verdict; "none" is an answer too
+    sensitivity   P with it at its p10 and at its p90, which says in which direction it moves P
+
+A parameter of a set is held by itself, the others of its set as drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
 
-from bench.claim.definitions import share
-from bench.claim.priors import Z90, Array, quantile
-from bench.claim.sections import Decision, Statement
-from bench.claim.verdict import Finding, finding, ids, limit, true_in, verdict
-from bench.claim.world import World, grounds
+from bench.claim.priors import Z90, Array, correlated, normals, quantile, together
+from bench.claim.sections import Decision
+from bench.claim.sobol import CONFIDENCE, SAMPLES, Index, indices, unsettled
+from bench.claim.spec import Claim
+from bench.claim.verdict import Finding, finding, ids, verdict
 
-LEAST = 0.01  # a swing in P below this moves nothing a reader would notice
+TOP = 3  # factors named
+LEAST = 0.01  # a total order below this is no row
+QUICK = 10_000  # draws behind a walk: P to 0.005
 WALK = np.linspace(-3, 3, 13)  # standard-normal scores of the prior: 0.1% to 99.9%
+SHARE = "part of the margin's variance"
+PLACES = ("first", "second", "third")
 
 
-def influence(drawn: World) -> list[Finding]:
-    """Sensitivity and flip rows of every definition and statement, by purpose."""
-    result = []
-    for key, shares in drawn.shares.items():
-        base = _probabilities(drawn, key, shares, drawn.claim.years)
-        swings = {name: [_held(drawn, key, name, z) for z in (-Z90, Z90)] for name in _uncertain(drawn, key)}
-        walks: dict[str, list[dict[str, float]]] = {}
-        for statement in (item for item in drawn.claim.statement if item.name in base):
-            now = base[statement.name]
-            ends = {n: [end[statement.name] for end in both] for n, both in swings.items()}
-            width = {name: abs(high - low) for name, (low, high) in ends.items()}
-            ranked = [name for _, name in sorted((-size, name) for name, size in width.items())]
-            result += [_swing(drawn, key, statement, name, now, ends[name]) for name in ranked if width[name] >= LEAST]
-            for name in dict.fromkeys([*ranked[:1], *(["r"] if "r" in ranked else [])]):
-                if name not in walks:
-                    walks[name] = [_held(drawn, key, name, z) for z in WALK]
-                path = np.array([step[statement.name] for step in walks[name]])
-                result.append(_flip(drawn, key, statement, name, now, path))
+@dataclass(frozen=True)
+class Member:
+    """One input that can be held: its value at a standard-normal score of its prior."""
+
+    name: str
+    unit: str
+    value: Callable[[float], float]
+    evidence: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Inputs that move together: independent normals by name, and what of it can be held."""
+
+    name: str
+    streams: tuple[str, ...]
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Verdicts as functions of their inputs.
+
+    `margins`: scores by name, correlated, each (draws,), to margins by subject, each (draws,). A member is held by
+    giving all draws its score under its name. `rows`: the verdict's columns by subject, `probability` among them.
+    """
+
+    claim: Claim
+    factors: Sequence[Factor]
+    margins: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    rows: Mapping[str, Finding]
+    priors: Claim  # whose parameters and correlations; a table's words have those of its share claim
+    samples: int = SAMPLES  # Sobol's N
+    draws: int = QUICK  # behind each step of a walk
+
+
+def parameters(claim: Claim, names: Sequence[str]) -> list[Factor]:
+    """Factors of parameters; a fixed one is none, those that are correlated are one."""
+    uncertain = [name for name in dict.fromkeys(names) if claim.parameters[name].distribution != "fixed"]
+    sets = together(uncertain, claim.correlation)
+    return [Factor(" + ".join(names), names, tuple(_parameter(claim, name) for name in names)) for names in sets]
+
+
+def _parameter(claim: Claim, name: str) -> Member:
+    prior = claim.parameters[name]
+    return Member(name, prior.unit, lambda z: float(quantile(prior, np.array([z]))[0]), prior.evidence)
+
+
+def influence(asked: Question) -> list[Finding]:
+    """Rows of kind sobol, flip and sensitivity for every verdict of a question."""
+
+    def margins(scores: Mapping[str, Array]) -> Mapping[str, Array]:
+        return asked.margins(correlated(scores, asked.priors.correlation))
+
+    factors = {factor.name: factor for factor in asked.factors}
+    if not factors:
+        return []
+    claim = asked.claim
+    found = indices({name: factor.streams for name, factor in factors.items()}, margins, claim.seed, asked.samples)
+    walk, result = Walk(asked), []
+    for subject, ranked in found.items():
+        row = asked.rows[subject]
+        for place, index in enumerate(ranked):
+            if index.total >= LEAST:
+                result.append(_sobol(asked, row, ranked, place, factors[index.factor]))
+        for index in ranked[:TOP]:
+            for member in factors[index.factor].members if index.total >= LEAST else ():
+                where = _where(row, subject, member, index)
+                result.append(_flip(claim, where, member, row["probability"], walk.path(subject, member)))
+                result.append(_swing(claim, where, member, walk.ends(subject, member)))
     return result
 
 
-def _uncertain(drawn: World, key: str) -> list[str]:
-    definition = drawn.claim.definitions[key]
-    names = [name for name in definition.parameters if drawn.claim.parameters[name].distribution != "fixed"]
-    return [*names, "r"] if definition.needs_rates else names
+class Walk:
+    """P of every subject with one member held, at each score once."""
+
+    def __init__(self, asked: Question) -> None:
+        count = min(asked.draws, asked.claim.draws)
+        streams = [name for factor in asked.factors for name in factor.streams]
+        drawn = {name: normals(name, asked.claim.draws, asked.claim.seed)[:count] for name in streams}
+        self.asked = asked
+        self.scores = correlated(drawn, asked.priors.correlation)
+        self.held: dict[tuple[str, float | None], dict[str, float]] = {}
+
+    def at(self, name: str, z: float | None) -> dict[str, float]:
+        """P by subject with a member at a score; None: as drawn."""
+        if (name, z) not in self.held:
+            count = len(next(iter(self.scores.values())))
+            scores = self.scores if z is None else {**self.scores, name: np.full(count, z)}
+            made = self.asked.margins(scores)
+            self.held[name, z] = {subject: float(np.mean(margin > 0)) for subject, margin in made.items()}
+        return self.held[name, z]
+
+    def path(self, subject: str, member: Member) -> Array:
+        """P at the scores WALK."""
+        return np.array([self.at(member.name, z)[subject] for z in WALK.tolist()])
+
+    def ends(self, subject: str, member: Member) -> tuple[float, float, float]:
+        """P with the member at its p10, as drawn, at its p90."""
+        low, high = (self.at(member.name, z)[subject] for z in (-Z90, Z90))
+        return low, self.at("", None)[subject], high
 
 
-def _value(drawn: World, name: str, z: float) -> float:
-    """The parameter's value at a standard-normal score of its prior; r's, of its draws."""
-    if name == "r":
-        return float(np.quantile(drawn.draws["r"], ndtr(z)))
-    return float(quantile(drawn.claim.parameters[name], np.array([z]))[0])
+def _where(row: Finding, subject: str, member: Member, index: Index) -> Finding:
+    """The columns that say which verdict and which parameter a row is about."""
+    same: dict[str, Any] = {name: row[name] for name in ("definition", "year", "basis")}
+    if member.evidence or not row["rests_on"]:
+        same["evidence"] = ids(member.evidence)
+    else:
+        same |= {"rests_on": row["rests_on"], "evidence": row["evidence"]}
+    return {**same, "subject": f"{subject}: {member.name}", "total_order": index.total}
 
 
-def _held(drawn: World, key: str, name: str, z: float) -> dict[str, float]:
-    """P of every statement with one parameter held at a score of its prior."""
-    claim, draws = drawn.claim, drawn.quick
-    needed = {statement.year for statement in claim.statement}
-    needed |= {statement.year - 1 for statement in claim.statement if statement.test == "rises"}
-    years = sorted(needed & set(claim.years))
-    draws[name] = np.full_like(draws[name], _value(drawn, name, z))
-    return _probabilities(drawn, key, share(claim.definitions[key], draws, years), years)
-
-
-def _probabilities(drawn: World, key: str, shares: Array, years: Sequence[int]) -> dict[str, float]:
-    """P of every statement that this definition answers; `shares` is (years, draws)."""
-    claim, result = drawn.claim, {}
-    for statement in claim.statement:
-        if not statement.definitions or key in statement.definitions:
-            true = true_in(statement, shares, years, limit(statement, claim.decision))
-            if true is not None:
-                result[statement.name] = float(true.mean())
-    return result
-
-
-def _swing(drawn: World, key: str, statement: Statement, name: str, base: float, ends: list[float]) -> Finding:
-    low, high = _value(drawn, name, -Z90), _value(drawn, name, Z90)
-    note = f"P with {name} at its p10 ({low:.3g}), as drawn, at its p90 ({high:.3g})"
+def _sobol(asked: Question, row: Finding, ranked: Sequence[Index], place: int, factor: Factor) -> Finding:
+    index, other = ranked[place], unsettled(ranked, place)
+    order = f"its place beside {other} is not settled" if other else "its place is settled"
+    note = f"{place + 1} of {len(ranked)} factors, N = {asked.samples}, intervals {CONFIDENCE:.0%}: {order}"
     return finding(
-        drawn.claim,
-        "sensitivity",
-        **_where(drawn, key, statement, name, note),
-        p10=ends[0],
-        p50=base,
-        p90=ends[1],
-        unit="probability",
+        asked.claim,
+        "sobol",
+        **{name: row[name] for name in ("definition", "year", "basis")},
+        evidence=ids(*(member.evidence for member in factor.members)),
+        subject=f"{row['subject']}: {index.factor}",
+        unit=SHARE,
+        first_order=index.first,
+        first_order_interval=index.first_interval,
+        total_order=index.total,
+        total_order_interval=index.total_interval,
+        note=note,
     )
 
 
-def _flip(drawn: World, key: str, statement: Statement, name: str, base: float, path: Array) -> Finding:
-    """The value of `name` nearest its median at which the verdict would be another one."""
-    claim = drawn.claim
+def _swing(claim: Claim, where: Finding, member: Member, p: tuple[float, float, float]) -> Finding:
+    low, high = member.value(-Z90), member.value(Z90)
+    note = f"P with {member.name} at its p10 ({low:.3g}), as drawn, at its p90 ({high:.3g})"
+    ends = dict(zip(("p10", "p50", "p90"), p, strict=True))
+    return finding(claim, "sensitivity", **where, **ends, unit="probability", note=note)
+
+
+def _flip(claim: Claim, where: Finding, member: Member, base: float, path: Array) -> Finding:
+    """The value nearest the median at which the verdict would be another one."""
     now = verdict(base, claim.decision)
     crossing = nearest_crossing(path, now, claim.decision)
-    unit = "ratio" if name == "r" else claim.parameters[name].unit
+    ends = {name: member.value(z) for name, z in (("p10", -Z90), ("p50", 0.0), ("p90", Z90))}
     if crossing is None:
-        note = f"{now} for every value of {name} within its prior (0.1% to 99.9%)"
-        return finding(claim, "flip", **_where(drawn, key, statement, name, note), unit=unit)
+        note = f"{now} for every value of {member.name} within its prior (0.1% to 99.9%)"
+        return finding(claim, "flip", **where, **ends, unit=member.unit, probability=base, note=note)
     z, becomes, side = crossing
-    value = _value(drawn, name, z)
-    note = f"{becomes} with {name} {side} {value:.3g}, the rest as drawn (now {now})"
-    return finding(
-        claim,
-        "flip",
-        **_where(drawn, key, statement, name, note),
-        p10=_value(drawn, name, -Z90),
-        p50=_value(drawn, name, 0.0),
-        p90=_value(drawn, name, Z90),
-        unit=unit,
-        threshold=value,
-        probability=base,
-        verdict=becomes,
-    )
+    value = member.value(z)
+    note = f"{becomes} with {member.name} {side} {value:.3g}, the rest as drawn (now {now})"
+    said = {"threshold": value, "probability": base, "verdict": becomes, "note": note}
+    return finding(claim, "flip", **where, **ends, unit=member.unit, **said)
 
 
 def nearest_crossing(path: Array, now: str, decision: Decision) -> tuple[float, str, str] | None:
@@ -137,18 +211,3 @@ def nearest_crossing(path: Array, now: str, decision: Decision) -> tuple[float, 
         z = float(WALK[i] + part * (WALK[i + 1] - WALK[i]))
         found.append((z, other, "above" if left == now else "below"))
     return min(found, key=lambda item: abs(item[0]), default=None)
-
-
-def _where(drawn: World, key: str, statement: Statement, name: str, note: str) -> Finding:
-    """The columns that say which verdict and which parameter a row is about."""
-    columns = grounds(drawn, key)
-    if name != "r":
-        columns["evidence"] = ids(drawn.claim.parameters[name].evidence)
-        columns.pop("rests_on", None)
-    return {
-        **columns,
-        "definition": key,
-        "subject": f"{statement.name}: {name}",
-        "year": statement.year,
-        "note": note,
-    }

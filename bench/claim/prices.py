@@ -12,18 +12,22 @@ warned about. A delivery asks the other half: whether that much capacity would b
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import logit, ndtr
 
 from bench import config
-from bench.claim.priors import Array, draw, normals, triangular
+from bench.claim.influence import Factor, Member, Question, influence, parameters
+from bench.claim.priors import Array, Kept, Seed, draw, normals, triangular
 from bench.claim.sections import Booked, Comparison, Delivery, Side
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, counted, finding, ids, quantiles, verdict
 from bench.config import ConfigError
 from bench.price import book, owned
+
+Standing = tuple[tuple[book.Owned, ...], tuple[book.Price, ...]]  # machines and prices of the book on a day
 
 
 class LevelError(ConfigError):
@@ -48,14 +52,73 @@ def answer(claim: Claim, as_of: datetime.date = datetime.date.max) -> list[Findi
             continue
         ratio = price_ratio(left, right, prices)
         result += _compared(claim, comparison, left, right, ratio, draws[comparison.moved])
-    return result + [_delivered(claim, delivery, draws) for delivery in claim.delivery]
+    result += [_delivered(claim, delivery, draws) for delivery in claim.delivery]
+    rows = {row["subject"]: row for row in result if row["kind"] == "verdict"}
+    return result + influence(question(claim, rows, as_of))
 
 
-def price(side: Side, draws: Mapping[str, Array], count: int, seed: int, as_of: datetime.date) -> Array | None:
+def question(claim: Claim, rows: Mapping[str, Finding], as_of: datetime.date) -> Question:
+    """What moves which side is cheaper (-ln of the ratio), and whether enough arrives (log-odds of its part)."""
+    comparisons = [item for item in claim.comparison if item.name in rows]
+    sides = {s.name: s for s in claim.side if any(s.name in (c.left, c.right) for c in comparisons)}
+    names = [name for side in sides.values() for name in (*side.multiply, *side.divide)]
+    names += [name for item in claim.delivery for name in (item.planned, item.delivered, item.other, item.share)]
+    kept = Kept()
+    standing = {key: _standing(side.booked, as_of) for key, side in sides.items() if side.booked}
+
+    def from_book(key: str, side: Side, count: int, scores: Mapping[str, Array]) -> Array:
+        if side.booked is None:
+            return np.ones(count)
+        make = functools.partial(_drawn, side.booked, standing[key], count, scores)
+        found = kept.of(f"{key} booked", [scores[factor.name] for factor in of_book[key]], make)
+        assert found is not None, "a side without a price has no verdict"
+        return found
+
+    def margins(scores: Mapping[str, Array]) -> dict[str, Array]:
+        count = len(next(iter(scores.values())))
+        values = {name: kept.value(claim.parameters, name, scores) for name in names}
+        usd = {key: _scaled(side, from_book(key, side, count, scores), values) for key, side in sides.items()}
+        made = {item.name: -np.log(price_ratio(sides[item.left], sides[item.right], usd)) for item in comparisons}
+        for item in claim.delivery:
+            odds = values[item.planned] * values[item.delivered] / values[item.other]
+            made[item.name] = np.log(odds) - logit(values[item.share])
+        return made
+
+    of_book = {key: book_factors(side.booked, standing[key]) for key, side in sides.items() if side.booked}
+    book_inputs = {factor.name: factor for found in of_book.values() for factor in found}
+    factors = [*parameters(claim, names), *book_inputs.values()]
+    return Question(claim, factors, margins, rows, claim)
+
+
+def book_factors(asked: Booked, standing: Standing) -> list[Factor]:
+    """A factor for each input of an owner's annuity that is a range, and for a price of the book that is one."""
+    spans: dict[str, tuple[str, tuple[float, float, float], tuple[str, ...]]] = {}
+    machines, rows = standing
+    for machine in machines[:1]:
+        own = owned.streams(machine)
+        for name, span in machine.ranges.items():
+            spans[own[name]] = (span.unit, (span.low, span.value, span.high), span.evidence)
+    if rows and not machines:
+        spans[_stream(asked)] = ("USD per GPU-hour", _triangle(rows), ())
+    return [
+        Factor(name, (name,), (Member(name, unit, at(ends), cited),))
+        for name, (unit, ends, cited) in spans.items()
+        if ends[0] < ends[2]
+    ]
+
+
+def at(ends: tuple[float, float, float]) -> Callable[[float], float]:
+    """The value of a triangle at a standard-normal score."""
+    return lambda z: float(triangular(ends, np.array([ndtr(z)]))[0])
+
+
+def price(side: Side, draws: Mapping[str, Array], count: int, seed: Seed, as_of: datetime.date) -> Array | None:
     """USD per GPU-hour, shape (count,), or None where it was not known then. Raises ConfigError."""
     value = booked(side.booked, count, seed, as_of) if side.booked else np.ones(count)
-    if value is None:
-        return None
+    return None if value is None else _scaled(side, value, draws)
+
+
+def _scaled(side: Side, value: Array, draws: Mapping[str, Array]) -> Array:
     for name in side.multiply:
         value = value * draws[name]
     for name in side.divide:
@@ -63,29 +126,46 @@ def price(side: Side, draws: Mapping[str, Array], count: int, seed: int, as_of: 
     return value
 
 
-def booked(asked: Booked, count: int, seed: int, as_of: datetime.date = datetime.date.max) -> Array | None:
+def booked(asked: Booked, count: int, seed: Seed, as_of: datetime.date = datetime.date.max) -> Array | None:
     """Draws of a price of the book: the owner's annuity, or a triangle over the rows' ranges; None: not known then.
 
     Raises ConfigError where the book never had such a price.
     """
+    return _drawn(asked, _standing(asked, as_of), count, seed)
+
+
+def _drawn(asked: Booked, standing: Standing, count: int, seed: Seed) -> Array | None:
+    machines, rows = standing
+    if machines:
+        return owned.draws(machines[0], count, seed)
+    if not rows:
+        return None
+    low, middle, high = _triangle(rows)
+    if low == high:
+        return np.full(count, middle)
+    return triangular((low, middle, high), np.asarray(ndtr(normals(_stream(asked), count, seed))))
+
+
+def _stream(asked: Booked) -> str:
+    return f"price: {asked.provider} {asked.gpu} {asked.term}"
+
+
+def _triangle(rows: Sequence[book.Price]) -> tuple[float, float, float]:
+    """Lowest, median and highest of some prices, their own ranges included."""
+    low = min(row.low or row.usd_per_gpu_hour for row in rows)
+    high = max(row.high or row.usd_per_gpu_hour for row in rows)
+    return low, float(np.median(sorted(row.usd_per_gpu_hour for row in rows))), high
+
+
+def _standing(asked: Booked, as_of: datetime.date) -> Standing:
+    """Machines and prices of the book that stand on a day. Raises ConfigError where it never had one."""
     path = config.CONFIGS / book.Provider.FOLDER / f"{asked.provider}.toml"
     seller = book.provider(path)
     machines = [row for row in seller.owned if row.gpu == asked.gpu and asked.term == "owned"]
     rows = [row for row in seller.price if (row.gpu, row.term, row.includes) == (asked.gpu, asked.term, "instance")]
     if not machines and not rows:
         raise ConfigError(f"{book.shown(path)}: price: expected {asked.gpu} at {asked.term}")
-    if then := book.newest(machines, as_of):
-        return owned.draws(then[0], count, seed)
-    if not (rows := list(book.newest(rows, as_of))):
-        return None
-    prices = sorted(row.usd_per_gpu_hour for row in rows)
-    low = min(row.low or row.usd_per_gpu_hour for row in rows)
-    high = max(row.high or row.usd_per_gpu_hour for row in rows)
-    middle = float(np.median(prices))
-    if low == high:
-        return np.full(count, middle)
-    z = normals(f"price: {asked.provider} {asked.gpu} {asked.term}", count, seed)
-    return triangular((low, middle, high), np.asarray(ndtr(z)))
+    return book.newest(machines, as_of), book.newest(rows, as_of)
 
 
 def price_ratio(left: Side, right: Side, prices: Mapping[str, Array]) -> Array:

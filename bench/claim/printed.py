@@ -9,10 +9,14 @@ dollars fit nothing about compute, that shows what they are instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from bench.claim import evidence
-from bench.claim.priors import Array, draw
+from bench.claim.engine import question
+from bench.claim.influence import Question, influence, parameters
+from bench.claim.priors import Array, draw, quantile
 from bench.claim.sections import Printed
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, counted, finding, ids, limit, quantiles, true_in, verdict
@@ -25,14 +29,36 @@ def answer(claim: Claim, shares: World) -> list[Finding]:
     result = []
     for row in claim.printed:
         if row.usd is not None and row.compute_usd is not None:
-            result += _dollars(claim, row, row.usd, draws[row.compute_usd])
-            result.append(_same_number(claim, row, row.usd))
+            held = _dollars(claim, row, row.usd, draws[row.compute_usd])
+            result += [held, _same_number(claim, row, row.usd), *influence(_compute(claim, row, row.usd, held))]
         if row.words:
             result += _words(claim, row, shares)
-    return result
+    return result + _moves(claim, shares, result)
 
 
-def _dollars(claim: Claim, row: Printed, usd: float, compute: Array) -> list[Finding]:
+def _compute(claim: Claim, row: Printed, usd: float, held: Finding) -> Question:
+    """What moves whether dollars are compute cost: the one parameter that says what that was."""
+    name, within = str(row.compute_usd), np.log1p(claim.decision.thresholds["tolerance"])
+
+    def margins(scores: Mapping[str, Array]) -> dict[str, Array]:
+        compute = quantile(claim.parameters[name], scores[name])
+        return {held["subject"]: within - np.abs(np.log(compute / usd))}
+
+    return Question(claim, parameters(claim, [name]), margins, {held["subject"]: held}, claim)
+
+
+def _moves(claim: Claim, shares: World, answered: Sequence[Finding]) -> list[Finding]:
+    """What moves the words, by the definition their share claim leads with."""
+    headline = shares.claim.headline
+    key = headline.definition if headline else ""
+    asked = {f"{row.year} words": row for row in claim.printed if row.words}
+    rows = {row["subject"]: row for row in answered if row["definition"] == key and row["subject"] in asked}
+    if not rows:
+        return []
+    return influence(question(claim, shares, key, {subject: asked[subject] for subject in rows}, rows))
+
+
+def _dollars(claim: Claim, row: Printed, usd: float, compute: Array) -> Finding:
     """Is the printed figure compute cost? Holds if compute lies within the tolerance of it."""
     tolerance = claim.decision.thresholds["tolerance"]
     probability = float(np.mean(np.abs(np.log(compute / usd)) <= np.log1p(tolerance)))
@@ -43,7 +69,7 @@ def _dollars(claim: Claim, row: Printed, usd: float, compute: Array) -> list[Fin
         f"printed: ${usd / 1e9:g} bn of compute; holds if compute is within {tolerance:.0%} of it; "
         f"p50 here is {float(np.median(compute)) / usd:.2g} x the printed figure"
     )
-    held = finding(
+    return finding(
         claim,
         "printed",
         **where,
@@ -55,7 +81,6 @@ def _dollars(claim: Claim, row: Printed, usd: float, compute: Array) -> list[Fin
         note=note,
         **counted(claim, [str(row.compute_usd)]),
     )
-    return [held]
 
 
 def _same_number(claim: Claim, row: Printed, usd: float) -> Finding:

@@ -16,8 +16,9 @@ the claim's seed and the parameter's name, so one parameter's change never moves
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.special import expit, logit, ndtr
@@ -25,9 +26,11 @@ from scipy.special import expit, logit, ndtr
 from bench.claim import evidence as evidence_table
 from bench.config import ConfigError, require
 from bench.price.draws import Array as Array
+from bench.price.draws import Seed as Seed
 from bench.price.draws import normals as normals
 from bench.price.draws import triangular as triangular
 
+T = TypeVar("T")
 Z90 = 1.2815515655446004  # the 90th percentile of the standard normal
 BY_QUANTILE = ("lognormal", "logitnormal", "normal")
 STATED_BY = {"triangular": ("low", "mode", "high"), "uniform": ("low", "high"), "fixed": ("value",)}
@@ -134,6 +137,29 @@ def quantile(prior: Prior, z: Array) -> Array:
     return np.clip(x, prior.clip[0], prior.clip[1]) if prior.clip else x
 
 
+class Kept:
+    """Answers of the last call, reused while what they were made of is the very same: a walk moves one input only."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def of(self, key: str, reads: Iterable[Any], make: Callable[[], T]) -> T:
+        """`make()`, or what it gave last where each of `reads` is the same object as then."""
+        now = tuple(reads)
+        before, made = self.last.get(key, ((), None))
+        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+            made = make()
+            self.last[key] = now, made
+        return made
+
+    def value(self, parameters: Mapping[str, Prior], name: str, scores: Mapping[str, Array]) -> Array:
+        """A parameter at its scores, which a fixed one need not have."""
+        z = scores.get(name)
+        if z is None:
+            return quantile(parameters[name], np.zeros(len(next(iter(scores.values())))))
+        return self.of(name, [z], lambda: quantile(parameters[name], z))
+
+
 def _two_piece(distribution: str, numbers: tuple[float, ...], z: Array) -> Array:
     there, back = {
         "lognormal": (np.log, np.exp),
@@ -151,16 +177,32 @@ def draw(
 
     Raises ConfigError where the correlations contradict each other (no such joint distribution).
     """
-    scores = {name: normals(name, draws, seed) for name in parameters}
-    names = list(dict.fromkeys(name for pair in correlations for name in (pair.a, pair.b)))
-    if names:
-        matrix = np.eye(len(names))
-        for pair in correlations:
-            i, j = names.index(pair.a), names.index(pair.b)
-            matrix[i, j] = matrix[j, i] = pair.value
-        try:
-            mixed = np.linalg.cholesky(matrix) @ np.stack([scores[name] for name in names])
-        except np.linalg.LinAlgError:
-            raise ConfigError(f"correlation: {', '.join(names)} cannot all hold at once") from None
-        scores.update(zip(names, mixed, strict=True))
+    scores = correlated({name: normals(name, draws, seed) for name in parameters}, correlations)
     return {name: quantile(prior, scores[name]) for name, prior in parameters.items()}
+
+
+def correlated(scores: Mapping[str, Array], correlations: Sequence[Correlation]) -> dict[str, Array]:
+    """The copula: independent standard normals in, those that are correlated mixed. Raises ConfigError as `draw`."""
+    present = [pair for pair in correlations if pair.a in scores and pair.b in scores]
+    names = list(dict.fromkeys(name for pair in present for name in (pair.a, pair.b)))
+    if not names:
+        return dict(scores)
+    matrix = np.eye(len(names))
+    for pair in present:
+        i, j = names.index(pair.a), names.index(pair.b)
+        matrix[i, j] = matrix[j, i] = pair.value
+    try:
+        mixed = np.linalg.cholesky(matrix) @ np.stack([scores[name] for name in names])
+    except np.linalg.LinAlgError:
+        raise ConfigError(f"correlation: {', '.join(names)} cannot all hold at once") from None
+    return {**scores, **dict(zip(names, mixed, strict=True))}
+
+
+def together(names: Sequence[str], correlations: Sequence[Correlation]) -> list[tuple[str, ...]]:
+    """The names in sets that move together, directly or through others; a set of one where nothing does."""
+    sets: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
+    for pair in correlations:
+        if pair.value and pair.a in sets and pair.b in sets and sets[pair.a] != sets[pair.b]:
+            merged = (*sets[pair.a], *sets[pair.b])
+            sets |= dict.fromkeys(merged, merged)
+    return list(dict.fromkeys(sets.values()))

@@ -4,7 +4,10 @@ Serving has paid as much as X once the tokens computed in serving, per token tra
 
     D_inf / D_tr = 3 x multiple / r_as_paid        (3: the FLOP identity 6 N D_tr = 2 N D_inf),
 
-with multiple = 1 against the final run and rho against all R&D, and r_as_paid = r x availability /
+a law by model, GPU, precision of either side and workload class, each a column of its row, and beside
+it the median over that 3: what measurement adds. A pair with a modelled side has rows of basis
+`modelled`, as wide as the model is wrong about GPUs left out; no verdict rests on them. Here with
+multiple = 1 against the final run and rho against all R&D, and r_as_paid = r x availability /
 load, because a GPU-hour is paid whether it works or waits. Rows of pairs show which model, GPU,
 precision and traffic would tip first; the headline row is the mixture the verdicts are drawn from.
 """
@@ -33,7 +36,7 @@ def rates(drawn: World) -> list[Finding]:
     result = [_left_out(drawn)]
     if not drawn.pairs:
         missing = "no trained and served rate of one model on one GPU: what needs r is unanswered"
-        return [*result, finding(drawn.claim, "finding", subject="r", note=missing)]
+        return [*result, finding(drawn.claim, "finding", subject="r", note=missing), *_modelled(drawn)]
     rule = f"headline: {len(drawn.pairs)} pairs, equal weight for every (gpu, model)"
     result.append(_rate(drawn, "r", drawn.pairs, drawn.draws["r"], f"{rule}; {CANCELS}"))
     result += _break_evens(drawn, "headline r", drawn.pairs, drawn.draws)
@@ -46,7 +49,12 @@ def rates(drawn: World) -> list[Finding]:
         draws = drawn.of([pair])
         result.append(_rate(drawn, f"r: {pair.name}", [pair], draws["r"], "both sides fully loaded"))
         result += _break_evens(drawn, pair.name, [pair], draws)
-    return result
+    return result + _modelled(drawn)
+
+
+def _modelled(drawn: World) -> list[Finding]:
+    rows = [row for pair in drawn.modelled for row in _break_evens(drawn, pair.name, [pair], drawn.of([pair]))]
+    return [{**row, "note": "a side is modelled, not measured: enters no verdict"} for row in rows]
 
 
 def _rate(drawn: World, subject: str, pairs: Sequence[Pair], r: Array, note: str) -> Finding:
@@ -65,21 +73,23 @@ def _left_out(drawn: World) -> Finding:
 
 
 def _break_evens(drawn: World, name: str, pairs: Sequence[Pair], draws: Mapping[str, Array]) -> list[Finding]:
-    """One row for every definition that reads r."""
-    return [
-        finding(
-            drawn.claim,
-            "break_even",
-            **{**grounds(drawn, key), **_on(pairs)},
-            **quantiles(break_even(definition, draws)),
-            definition=key,
-            subject=name,
-            unit=TOKENS,
-            threshold=FLOP_IDENTITY,
-        )
-        for key, definition in drawn.claim.definitions.items()
-        if definition.needs_rates
-    ]
+    """One row for every definition that reads r; of one pair, what it is a law of stands in columns."""
+    law = _law(pairs[0]) if len(pairs) == 1 else {}
+    result = []
+    for key, definition in drawn.claim.definitions.items():
+        if definition.needs_rates:
+            ends = quantiles(break_even(definition, draws))
+            columns = {**grounds(drawn, key), **_on(pairs), **law, **ends, "over_identity": ends["p50"] / FLOP_IDENTITY}
+            said = {"definition": key, "subject": name, "unit": TOKENS, "threshold": FLOP_IDENTITY}
+            result.append(finding(drawn.claim, "break_even", **columns, **said))
+    return result
+
+
+def _law(pair: Pair) -> Finding:
+    return {
+        **{"model": pair.train.model, "gpu": pair.train.gpu, "workload_class": pair.traffic},
+        **{"precision_trained": pair.train.precision, "precision_served": pair.serve[0].precision},
+    }
 
 
 def break_even(definition: Definition, draws: Mapping[str, Array]) -> Array:

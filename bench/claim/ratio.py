@@ -48,7 +48,7 @@ from scipy.special import ndtr
 
 from bench import config
 from bench.architecture import Model
-from bench.claim.priors import Array, normals
+from bench.claim.priors import Array, Seed, normals
 from bench.price.imports import BELOW_BEST
 from bench.price.throughput import IDLE_INCLUDED
 from bench.results import BASES
@@ -59,6 +59,8 @@ CHOSEN = ("workload", "backend", "batch_size", "n_gpus")  # a configuration: wha
 MIN_PARAMS = 0.5e9  # smaller models are launch-bound: their ratio says nothing about large ones
 SPREAD = 0.05  # sd of ln rate between runs and devices; judgement, MLPerf training's median is 3.6%
 MIN_RUNS, MIN_DEVICES = 3, 2  # from here on the runs' own spread counts
+CASE, TRAINING, SERVING = STREAMS = ("r: case", "r: training", "r: serving")  # the pair drawn, and either side's noise
+DRAWN = ("r", "r_training_busy", "r_serving_busy")  # what draw() answers
 INTERVAL = 2 * 1.96  # a row's low..high is a 95% interval, in sd
 
 
@@ -262,7 +264,7 @@ def basis_of(found: Sequence[Pair]) -> str:
     return "+".join(sorted({pair.basis for pair in found}, key=BASES.index))
 
 
-def draw(chosen: Sequence[Pair], mixes: Sequence[Mix], draws: int, seed: int) -> dict[str, Array]:
+def draw(chosen: Sequence[Pair], mixes: Sequence[Mix], draws: int, seed: Seed) -> dict[str, Array]:
     """r and, per draw, whether either side still lacks its idle time (1) or holds it (0).
 
     `chosen` must not be empty. Each entry has shape (draws,).
@@ -274,7 +276,7 @@ def draw(chosen: Sequence[Pair], mixes: Sequence[Mix], draws: int, seed: int) ->
         weight = 1 / members[pair.train.gpu, pair.train.model] / len(inside)
         cases += [(weight, pair, train, tuple(serve)) for train, *serve in inside]
     ends = np.cumsum([weight for weight, *_ in cases])
-    u = ndtr(normals("r: case", draws, seed))
+    u = ndtr(normals(CASE, draws, seed))
     which = np.searchsorted(ends[:-1] / ends[-1], u, side="right")
 
     def each(values: Sequence[float]) -> Array:
@@ -286,9 +288,9 @@ def draw(chosen: Sequence[Pair], mixes: Sequence[Mix], draws: int, seed: int) ->
         inputs = np.where(own > 0, mix.computed_input, inputs)
     first = each([1 / serve[0].tokens_per_gpu_s for *_, serve in cases])
     last = each([1 / serve[-1].tokens_per_gpu_s for *_, serve in cases])
-    noise = each([train.sd for _, _, train, _ in cases]) * normals("r: training", draws, seed)
+    noise = each([train.sd for _, _, train, _ in cases]) * normals(TRAINING, draws, seed)
     spread = each([max(source.sd for source in serve) for *_, serve in cases])
-    noise -= spread * normals("r: serving", draws, seed)
+    noise -= spread * normals(SERVING, draws, seed)
     trained = each([train.tokens_per_gpu_s for _, _, train, _ in cases])
     return {
         "r": 3 * trained * (inputs * first + last) / (inputs + 1) * np.exp(noise),

@@ -18,13 +18,28 @@ from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, finding
 from bench.claim.world import World, world
 
-ORDER = ("verdict", "share", "break_even", "printed", "price", "blend", "route", "finding", "flip", "sensitivity")
+ORDER = (
+    "verdict",
+    "share",
+    "break_even",
+    "printed",
+    "price",
+    "blend",
+    "route",
+    "finding",
+    "sobol",
+    "flip",
+    "sensitivity",
+)
 
 
-def claims(rows: Sequence[Row], as_of: datetime.date, own: Sequence[Path] = ()) -> list[Finding]:
+def claims(
+    rows: Sequence[Row], as_of: datetime.date, own: Sequence[Path] = (), modelled: Sequence[Row] = ()
+) -> list[Finding]:
     """Every finding of every claim file and of the user's `own`, in results.CLAIMS columns, sorted.
 
-    `rows` are throughput rows (measured and imported). Raises config.ConfigError.
+    `rows` are throughput rows (measured and imported); `modelled` ones have break-evens and enter no verdict. Raises
+    config.ConfigError.
     """
     files = spec.claims(own)
     places = {path.stem: path for path in own}
@@ -32,11 +47,12 @@ def claims(rows: Sequence[Row], as_of: datetime.date, own: Sequence[Path] = ()) 
     for key, claim in files.items():
         named = claim.share_claim if claim.kind == "table" else key
         if claim.kind in ("share", "table") and named not in worlds:
-            worlds[str(named)] = world(_share_claim(files, claim, places), rows)
+            worlds[str(named)] = world(_share_claim(files, claim, places), rows, modelled)
     result = []
     for key, claim in files.items():
         if claim.kind == "share":
-            result += engine.answer(worlds[key])
+            answered = engine.answer(worlds[key])
+            result += answered + engine.moves(worlds[key], answered)
         elif claim.kind == "table":
             result += printed.answer(claim, worlds[str(claim.share_claim)])
         elif claim.kind == "blend":
@@ -143,10 +159,11 @@ def _rests(rows: Sequence[Finding]) -> str:
 
 
 def _flips(rows: Sequence[Finding], definition: str, statement: str) -> str:
-    """What would change the leading verdict."""
-    for row in rows:
-        of = (row["kind"], row["definition"], str(row["subject"]).split(":")[0])
-        if of == ("flip", definition, statement):
-            note = _shown(row["note"])
-            return f"it would flip: {note}" if row["verdict"] else note
-    return "nothing tried would flip it"
+    """What would change the leading verdict: of what moves it most, the first that can."""
+    asked = ("flip", definition, statement)
+    found = [row for row in rows if (row["kind"], row["definition"], str(row["subject"]).split(":")[0]) == asked]
+    found.sort(key=lambda row: (row["verdict"] is None, -(row["total_order"] or 0)))  # stable
+    if not found:
+        return "nothing tried would flip it"
+    note = _shown(found[0]["note"])
+    return f"it would flip: {note}" if found[0]["verdict"] else note

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from bench.claim.priors import Array
 from bench.claim.sections import Decision, Printed, Statement
@@ -20,6 +21,7 @@ from bench.claim.spec import Claim
 from bench.results import CLAIMS
 
 Finding = dict[str, Any]
+EPSILON = 1e-15  # a share nearer to 0 or 1 has no log-odds a double could tell
 
 
 def verdict(probability: float, decision: Decision) -> str:
@@ -59,9 +61,34 @@ def true_in(
     return np.asarray(tests[item.test](share[row], threshold))
 
 
+def margin(item: Statement | Printed, share: Array, years: Sequence[int], threshold: float | None) -> Array | None:
+    """How far each draw is on the true side, in log-odds: positive where `true_in`; None as there."""
+    true = true_in(item, share, years, threshold)
+    if true is None:
+        return None
+
+    def odds(year: int) -> Array:
+        return np.asarray(logit(np.clip(share[list(years).index(year)], EPSILON, 1 - EPSILON)))
+
+    distance = odds(item.year) - (odds(item.year - 1) if threshold is None else logit(threshold))
+    return -distance if item.test == "below" else distance
+
+
 def quantiles(values: Array) -> Finding:
-    """p10, p50 and p90 of draws."""
-    return dict(zip(("p10", "p50", "p90"), np.quantile(values, [0.1, 0.5, 0.9]).tolist(), strict=True))
+    """p10, p50 and p90 of draws, as np.quantile gives them (linear between order statistics), in a quarter of its time.
+
+    One partition at a time: numpy's with several places at once is slower than a sort.
+    """
+    at = np.array([0.1, 0.5, 0.9]) * (values.size - 1)
+    left, part = np.floor(at).astype(int), at % 1
+    found, rest, begin = [], values.flatten(), 0  # a copy
+    for place in left:
+        rest.partition(place - begin)
+        rest, begin = rest[place - begin :], place
+        found.append((rest[0], rest[1:].min() if rest.size > 1 else rest[0]))
+    low, high = np.array(found).T
+    ends = np.where(part >= 0.5, high - (high - low) * (1 - part), low + (high - low) * part)
+    return dict(zip(("p10", "p50", "p90"), ends.tolist(), strict=True))
 
 
 def ids(*groups: Iterable[str]) -> str:

@@ -92,6 +92,7 @@ def plans(cell: Cell, model: Model, gpu: Gpu) -> list[Plan]:
     if cell.phase == "train_step":
         return [_training(cell, model)]
     sizes = [cell.tensor_parallel] if cell.tensor_parallel else _powers(cell.n_gpus)
+    sizes = sizes if gpu.link_bytes_per_s else [size for size in sizes if size == 1]
     split = (False, True) if model.moe_layers else (False,)
     made = [_serving(cell, model, gpu, size, apart) for size in sizes for apart in split if size > 1 or not apart]
     return [plan for plan in made if plan]

@@ -34,7 +34,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from bench import config
-from bench.price.draws import Array, normals, triangular
+from bench.price.book import Range
+from bench.price.draws import Array, Seed, normals, triangular
 from bench.price.owned import HOURS_PER_YEAR, draw
 from bench.price.portfolio import Plan, Portfolio
 from bench.price.reliability import Reliability, states
@@ -51,6 +52,8 @@ ASSUMPTIONS = {  # what a claim has to state; name -> meaning
     "price_correlation": "of sellers' prices of one chip: one market",
 }
 Outages = Mapping[str, Reliability]
+MARKET = "the market"
+OUTAGES_READ = ("urgent_share", "failover_hours", "common_to_seller", "common_to_all")
 PARTS = ("capacity", "spare", "manager", "stranded", "loss")  # of a needed GPU-hour, USD
 
 
@@ -94,20 +97,24 @@ def spare(portfolio: Portfolio, plan: Plan, urgent: float) -> float:
 
 
 def outcome(
-    portfolio: Portfolio, year: int, x: Mapping[str, Array], urgent: float, seed: int, outages: Outages | None = None
+    portfolio: Portfolio,
+    year: int,
+    x: Mapping[str, Array],
+    urgent: float,
+    seed: Seed,
+    outages: Outages | None = None,
+    away: tuple[Array, Array, Array] | None = None,
 ) -> Outcome:
     """The year of a portfolio under draws of ASSUMPTIONS; `urgent`: the share its spare is sized for.
 
-    `outages`: by provider, those of configs/reliability unless given. Raises ConfigError where there is no such year.
+    `outages`: by provider, those of configs/reliability unless given; `away`: what `unserved` gives, where it is known.
+    Raises ConfigError where there is no such year.
     """
     plan = portfolio.plan(year)
     count = len(x["urgent_share"])
     k = spare(portfolio, plan, urgent)
     prices = {name: _price(portfolio, name, x, count, seed) for name in plan.held}
-    outages = outages or {name: config.load(Reliability, name) for name in plan.held}
-    lost, delayed, dark = _unserved(
-        portfolio, plan, x, k, {name: outages[name].draws(count, seed) for name in plan.held}
-    )
+    lost, delayed, dark = away or unserved(portfolio, plan, x, urgent, seed, outages)
     several = float(len(plan.held) > 1)
     moved, overhead = several * x["movable_share"], several * x["manager_overhead"]
     mean = (1 - moved) * sum(share * prices[name] for name, share in plan.held.items())
@@ -131,42 +138,69 @@ def outcome(
     )
 
 
-def _price(portfolio: Portfolio, provider: str, x: Mapping[str, Array], count: int, seed: int) -> Array:
+def _price(portfolio: Portfolio, provider: str, x: Mapping[str, Array], count: int, seed: Seed) -> Array:
     """USD per GPU-hour of a seller: a triangle, correlated with the others' through one market."""
     span = portfolio.of(provider).usd_per_gpu_hour
     if span.low == span.high:
         return np.full(count, span.value)
+    if not isinstance(seed, int) and price_of(provider) in seed:  # held
+        return triangular((span.low, span.value, span.high), np.asarray(ndtr(seed[price_of(provider)])))
     rho = x["price_correlation"]
-    market, own = (normals(f"price of {name}", count, seed) for name in ("the market", provider))
+    market, own = (normals(price_stream(name), count, seed) for name in (MARKET, provider))
     z = np.sqrt(rho) * market + np.sqrt(1 - rho) * own
     return triangular((span.low, span.value, span.high), np.asarray(ndtr(z)))
 
 
-def _stranded(portfolio: Portfolio, plan: Plan, prices: Mapping[str, Array], k: float, count: int, seed: int) -> Array:
+def price_stream(name: str) -> str:
+    """The stream of a seller's own normal, or of the MARKET's."""
+    return f"price of {name}"
+
+
+def price_of(provider: str) -> str:
+    """The score of a seller's price, market and own together, where somebody holds it."""
+    return f"usd_per_gpu_hour of {provider}"
+
+
+def commitments(portfolio: Portfolio, plan: Plan) -> dict[str, Range]:
+    """The ranges behind what is committed, by stream; none where nothing is."""
+    found: dict[str, Range] = {}
+    for holding in portfolio.holding:
+        if holding.commitment_usd_per_year is not None and plan.capacity_gw and portfolio.gpus_per_gw:
+            spans = (plan.capacity_gw, portfolio.gpus_per_gw, holding.commitment_usd_per_year)
+            found |= dict(zip(_streams(plan, holding.provider), spans, strict=True))
+    return found
+
+
+def _streams(plan: Plan, provider: str) -> tuple[str, str, str]:
+    return f"capacity {plan.year}", "gpus_per_gw", f"commitment {provider}"
+
+
+def _stranded(portfolio: Portfolio, plan: Plan, prices: Mapping[str, Array], k: float, count: int, seed: Seed) -> Array:
     """What is committed beyond what is used, USD per needed GPU-hour; a seller without a share is committed too."""
     left = np.zeros(count)
     for holding in portfolio.holding:
         if holding.commitment_usd_per_year is None:
             continue
         assert plan.capacity_gw is not None and portfolio.gpus_per_gw is not None, "portfolio.py refuses it"
-        gpus = draw(f"capacity {plan.year}", plan.capacity_gw, count, seed)
-        gpus = gpus * draw("gpus_per_gw", portfolio.gpus_per_gw, count, seed)
-        owed = draw(f"commitment {holding.provider}", holding.commitment_usd_per_year, count, seed)
+        capacity, per_gw, owes = _streams(plan, holding.provider)
+        gpus = draw(capacity, plan.capacity_gw, count, seed) * draw(per_gw, portfolio.gpus_per_gw, count, seed)
+        owed = draw(owes, holding.commitment_usd_per_year, count, seed)
         used = np.asarray((1 + k) * plan.shares.get(holding.provider, 0.0)) * prices.get(holding.provider, 0.0)
         left += np.maximum(0, owed / (gpus * HOURS_PER_YEAR) - used)
     return left
 
 
-def _unserved(
-    portfolio: Portfolio, plan: Plan, x: Mapping[str, Array], k: float, drawn: Mapping[str, tuple[Array, Array]]
+def unserved(
+    portfolio: Portfolio, plan: Plan, x: Mapping[str, Array], urgent: float, seed: Seed, outages: Outages | None = None
 ) -> tuple[Array, Array, Array]:
     """Serving lost and other work delayed (parts of the needed GPU-hours), and blackouts (part of the time).
 
-    Expectations over the sellers' states.
-
-    `drawn`: by provider, the part of the time a site is away and the length of an outage in hours.
+    Expectations over the sellers' states. Reads of `x` OUTAGES_READ alone.
     """
     u, count = x["urgent_share"], len(x["urgent_share"])
+    k = spare(portfolio, plan, urgent)
+    outages = outages or {name: config.load(Reliability, name) for name in plan.held}
+    drawn = {name: outages[name].draws(count, seed) for name in plan.held}
     failing = {name: np.minimum(1, x["failover_hours"] / hours) for name, (_, hours) in drawn.items()}
     sites = {name: portfolio.of(name).sites for name in plan.held}
     away = {name: q for name, (q, _) in drawn.items()}

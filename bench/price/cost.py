@@ -22,20 +22,26 @@ price their own phase: a part of the bill. CPU rows are priced per vCPU hour and
 from __future__ import annotations
 
 import datetime
-import math
+import functools
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bench import config
 from bench.price import owned
 from bench.price.book import CpuPrice, Price, Provider, Range, providers, standing
+from bench.price.cost_columns import SECONDS_PER_HOUR as SECONDS_PER_HOUR
+from bench.price.cost_columns import TOKENS, Bills, Columns, floats, lines, meetings, money, objects, within
+from bench.price.cost_columns import usd_per_million_tokens as usd_per_million_tokens
+from bench.price.cost_columns import whole_instances as whole_instances
 from bench.price.throughput import IDLE_INCLUDED, Row
+from bench.results import COSTS
 
-TOKENS = 1e6
-SECONDS_PER_HOUR = 3600.0
+Offer = tuple[Provider, Price | CpuPrice]
 # FOCUS 1.2; else Committed. A capacity block is priced by the day it is bought on
 CATEGORIES = {"on_demand": "Standard", "spot": "Dynamic", "capacity_block": "Dynamic", "owned": "Other"}
 COMMITMENTS = {"reserved_1y": "Reservation", "reserved_3y": "Reservation", "contract": "Contract"}
@@ -67,46 +73,12 @@ class Utilisation:
 
 def contains_idle(row: Mapping[str, Any]) -> bool:
     """Whether a rate was taken over time that already contains idling: how much of it was used is not known."""
-    return bool(set((row["flags"] or "").split("+")) & set(IDLE_INCLUDED))
+    return _idle_in(row["flags"] or "")
 
 
-def usd_per_million_tokens(
-    usd_per_gpu_hour: float, n_gpus: float, system_tokens_per_s: float, utilisation: float
-) -> float:
-    """USD per million tokens. Raises ValueError where a rate or a share makes no sense."""
-    if not system_tokens_per_s > 0:
-        raise ValueError(f"system_tokens_per_s: expected a positive rate, got {system_tokens_per_s}")
-    if not 0 < utilisation <= 1:
-        raise ValueError(f"utilisation: expected a share in (0, 1], got {utilisation}")
-    seconds = SECONDS_PER_HOUR * system_tokens_per_s * utilisation
-    return usd_per_gpu_hour * n_gpus * TOKENS / seconds
-
-
-def whole_instances(n: int, sold_together: int) -> int:
-    """GPUs (or vCPUs) paid for when instances are only sold whole."""
-    return math.ceil(n / sold_together) * sold_together
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """One price as cost.py needs it: per GPU hour or per vCPU hour, and how many are sold together."""
-
-    name: str
-    category: str
-    usd: float
-    low: float
-    high: float
-    sold: int
-    count: int  # of the row's deployment
-
-
-def _unit(row: Row, price: Price | CpuPrice) -> _Unit:
-    if isinstance(price, CpuPrice):
-        usd = price.usd_per_vcpu_hour
-        return _Unit("vCPU-Hours", "CPU instances", usd, usd, usd, price.vcpus, row["vcpus"])
-    usd = price.usd_per_gpu_hour
-    low, high = price.low or usd, price.high or usd
-    return _Unit("GPU-Hours", "GPU instances", usd, low, high, price.gpu_count, row["n_gpus"])
+@functools.cache
+def _idle_in(flags: str) -> bool:
+    return not set(flags.split("+")).isdisjoint(IDLE_INCLUDED)
 
 
 def costs(
@@ -120,18 +92,51 @@ def costs(
     gpu_only prices and rows whose GPU no config names price nothing. Low and high span the rate's 95% interval and,
     for a contract or an owner's cost, the price's own range.
     """
+    return list(lines(columns(list(rows), as_of, book, utilisation)))
+
+
+def columns(
+    rows: Sequence[Row],
+    as_of: datetime.date,
+    book: Sequence[Provider] | None = None,
+    utilisation: Utilisation | None = None,
+) -> Columns:
+    """The same, a numpy array a column of results.COSTS: for more lines than a list of dicts would hold."""
     utilisation = utilisation or Utilisation.load()
     offers = list(_offers(standing(providers().values() if book is None else book, as_of)))
-    made = []
-    for row in rows:
-        share = utilisation.of(row)
-        for provider, price in offers:
-            if sells(price, row):
-                made += [_cost(priced, provider, price, share) for priced in _token_views(row)]
-    return made
+    devices = [(row["device"] == "cpu" and bool(row["vcpus"]), row["gpu"]) for row in rows]
+    examples = dict(zip(devices, rows, strict=True))
+    sold = {
+        key: [place for place, (_, price) in enumerate(offers) if sells(price, row)] for key, row in examples.items()
+    }
+    views = [_token_views(row) for row in rows]
+    many = np.array([len(each) for each in views], dtype=np.intp)
+    view, offer = meetings(devices, sold, many)
+    owner, _ = within(many)
+    row = owner[view]
+    by_row = {name: objects(made)[row] for name, made in _row_columns(rows).items()}
+    kinds = objects([kind for each in views for kind, _ in each])
+    factor = np.array([factor for each in views for _, factor in each], dtype=float)[view]
+    by_offer = {name: objects(made)[offer] for name, made in _offer_columns(offers).items()}
+    rate, low, high = (floats([r[name] for r in rows])[row] * factor for name in ("system_tokens_per_s", "low", "high"))
+    unit = {name: np.array(made, dtype=float)[offer] for name, made in _units(offers).items()}
+    per_gpu = by_offer["PricingUnit"] == "GPU-Hours"
+    gpus, vcpus = (floats([r[name] for r in rows])[row] for name in ("n_gpus", "vcpus"))
+    bills = Bills(
+        **{"rate": rate, "low": low, "high": high, "count": np.where(per_gpu, gpus, vcpus)},
+        utilisation=np.array([utilisation.of(r) for r in rows], dtype=float)[row],
+        idle_known=np.array([not contains_idle(r) for r in rows], dtype=bool)[row],
+        **unit,
+    )
+    made = {**by_row, **by_offer, "x_token_kind": kinds[view], **money(bills)}
+    listed = by_offer["x_term"] == "on_demand"
+    made["ListUnitPrice"] = np.where(listed, bills.usd, np.nan)
+    made["ListCost"] = np.where(listed, made["EffectiveCost"], np.nan)
+    made["ConsumedQuantity"] = np.full(len(view), TOKENS)
+    return {name: made[name] for name in COSTS if name in made}  # the rest knows rates and regions: market.py
 
 
-def _offers(book: Iterable[Provider]) -> Iterator[tuple[Provider, Price | CpuPrice]]:
+def _offers(book: Iterable[Provider]) -> Iterator[Offer]:
     for provider in book:
         prices: list[Price | CpuPrice] = [*provider.price, *provider.cpu_price]
         yield from ((provider, price) for price in [*prices, *(owned.price(own) for own in provider.owned)])
@@ -144,91 +149,62 @@ def sells(price: Price | CpuPrice, row: Mapping[str, Any]) -> bool:
     return bool(row["gpu"]) and price.gpu == row["gpu"] and price.includes == "instance"
 
 
-def _token_views(row: Row) -> list[Row]:
-    """A serving row as output tokens and as all tokens, where its lengths are known; any other row as it is."""
+def _token_views(row: Row) -> list[tuple[str, float]]:
+    """Kinds of tokens a row is priced in, and how many of a kind each counted token stands for.
+
+    A serving row: output tokens and all tokens, where its lengths are known; any other row as it is.
+    """
     lengths = row["input_tokens"] is not None and row["output_tokens"]
     if row["phase"] != "serve" or row["token_kind"] not in ("output", "total") or not lengths:
-        return [row]
+        return [(row["token_kind"], 1.0)]
     ratio = (row["input_tokens"] + row["output_tokens"]) / row["output_tokens"]  # total : output
     output = 1.0 if row["token_kind"] == "output" else 1 / ratio
-    return [_scaled(row, "output", output), _scaled(row, "total", output * ratio)]
+    return [("output", output), ("total", output * ratio)]
 
 
-def _scaled(row: Row, kind: str, factor: float) -> Row:
-    rates = ("system_tokens_per_s", "low", "high")
-    return row | {k: row[k] and row[k] * factor for k in rates} | {"token_kind": kind}
+def _row_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """What costs.csv repeats of a throughput row."""
+    same = ("row", "basis", "phase", "model", "workload", "backend", "precision", "gpu", "n_gpus", "layers_measured")
+    made = {f"x_{name}": [row[name] for row in rows] for name in (*same, "source")}
+    made["x_carries"] = ["part" if row["phase"] in ("prefill", "decode") else "whole_bill" for row in rows]
+    constant = {"ServiceCategory": "Compute", "ConsumedUnit": "Tokens", "BillingCurrency": "USD"}
+    return made | {name: [word] * len(rows) for name, word in {**constant, "ChargeCategory": "Usage"}.items()}
 
 
-def _cost(row: Row, provider: Provider, price: Price | CpuPrice, share: float) -> Row:
-    unit = _unit(row, price)
-    rate = row["system_tokens_per_s"]
-
-    def usd(per_hour: float, count: int, at: float | None) -> float:
-        return usd_per_million_tokens(per_hour, count, at or rate, share)
-
-    headline = usd(unit.usd, unit.count, rate)
-    whole = usd(unit.usd, whole_instances(unit.count, unit.sold), rate)
-    cpu = isinstance(price, CpuPrice)
-    ranged = bool(row["low"] and row["high"]) or unit.low < unit.high
+def _offer_columns(offers: Sequence[Offer]) -> dict[str, list[Any]]:
+    """What costs.csv repeats of a price."""
+    cpu = [isinstance(price, CpuPrice) for _, price in offers]
+    prices = [price for _, price in offers]
     return {
-        "x_row": row["row"],
-        "x_basis": row["basis"],
-        "x_phase": row["phase"],
-        "x_model": row["model"],
-        "x_workload": row["workload"],
-        "x_backend": row["backend"],
-        "x_precision": row["precision"],
-        "x_gpu": row["gpu"],
-        "x_n_gpus": row["n_gpus"],
-        "x_token_kind": row["token_kind"],
-        "x_carries": "part" if row["phase"] in ("prefill", "decode") else "whole_bill",
-        "x_layers_measured": row["layers_measured"],
-        "x_system_tokens_per_s": rate,
-        "ProviderName": provider.name,
-        "x_provider": provider.key,
-        "RegionId": price.region,
-        "ServiceCategory": "Compute",
-        "ServiceName": unit.category,
-        "SkuId": price.sku,
-        "PricingCategory": CATEGORIES.get(price.term, "Committed"),
-        "x_term": price.term,
-        "x_level": price.level,
-        "PricingUnit": unit.name,
-        "PricingQuantity": headline / unit.usd,
-        "ConsumedUnit": "Tokens",
-        "ConsumedQuantity": TOKENS,
-        "ListUnitPrice": unit.usd if price.term == "on_demand" else None,
-        "ContractedUnitPrice": unit.usd,
-        "EffectiveCost": headline,
-        "BillingCurrency": "USD",
-        "ChargeCategory": "Usage",
-        "x_usd_per_gpu_hour": unit.usd,
-        "x_gpu_count": unit.sold,
-        "x_utilisation": share,
-        "x_usd_per_million_tokens": headline,
-        "x_usd_per_million_tokens_low": usd(unit.low, unit.count, row["high"]) if ranged else None,
-        "x_usd_per_million_tokens_high": usd(unit.high, unit.count, row["low"]) if ranged else None,
-        "x_usd_per_million_tokens_whole_instance": whole,
-        "x_illustrative": "yes" if cpu else None,
-        "x_price_as_of": price.as_of.isoformat(),
-        "x_price_source": price.source,
-        "x_source": row["source"],
-        "ListCost": headline if price.term == "on_demand" else None,
-        "ContractedCost": headline,
-        "CommitmentDiscountType": COMMITMENTS.get(price.term),
-        **_idle(None if contains_idle(row) else headline * share, headline, whole),
+        "ProviderName": [provider.name for provider, _ in offers],
+        "x_provider": [provider.key for provider, _ in offers],
+        "RegionId": [price.region for price in prices],
+        "ServiceName": ["CPU instances" if each else "GPU instances" for each in cpu],
+        "SkuId": [price.sku for price in prices],
+        "PricingCategory": [CATEGORIES.get(price.term, "Committed") for price in prices],
+        "x_term": [price.term for price in prices],
+        "x_level": [price.level for price in prices],
+        "PricingUnit": ["vCPU-Hours" if each else "GPU-Hours" for each in cpu],
+        "x_gpu_count": [price.vcpus if isinstance(price, CpuPrice) else price.gpu_count for price in prices],
+        "x_illustrative": ["yes" if each else None for each in cpu],
+        "x_price_as_of": [price.as_of.isoformat() for price in prices],
+        "x_price_source": [price.source for price in prices],
+        "CommitmentDiscountType": [COMMITMENTS.get(price.term) for price in prices],
     }
 
 
-def _idle(used: float | None, headline: float, whole: float) -> Row:
-    """The bill as usage and idle; `used` None: the rate does not say how much of its time was used."""
-    return {
-        "x_usage_based_usd": used,
-        "x_idle_time_usd": None if used is None else headline - used,
-        "x_idle_gpus_usd": whole - headline,
-        "x_idle_usd": None if used is None else whole - used,
-        "x_allocation_based_usd": whole,
-    }
+def _units(offers: Sequence[Offer]) -> dict[str, list[float]]:
+    """Prices per GPU hour, or per vCPU hour, and how many are sold together: fields of Bills."""
+    made: dict[str, list[float]] = {"usd": [], "usd_low": [], "usd_high": [], "sold": []}
+    for _, price in offers:
+        if isinstance(price, CpuPrice):
+            usd, low, high, sold = *[price.usd_per_vcpu_hour] * 3, price.vcpus
+        else:
+            usd, sold = price.usd_per_gpu_hour, price.gpu_count
+            low, high = price.low or usd, price.high or usd
+        for name, value in zip(made, (usd, low, high, sold), strict=True):
+            made[name].append(value)
+    return made
 
 
 def regional(made: Iterable[Mapping[str, Any]]) -> list[Row]:

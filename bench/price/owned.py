@@ -23,8 +23,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from bench.price.book import Owned, Price, Range
+from bench.price.draws import Array as Array
+from bench.price.draws import Seed, triangular
 
 HOURS_PER_YEAR = 8760.0
 KW_PER_GW = 1e6
@@ -33,7 +36,6 @@ SEED = 20261122
 PARTS = ("machines", "housing", "operations", "energy")  # of a GPU-hour, USD
 
 Number = float | NDArray[np.float64]
-Array = NDArray[np.float64]
 
 
 def crf(rate: Number, years: Number) -> Number:
@@ -44,20 +46,27 @@ def crf(rate: Number, years: Number) -> Number:
     return np.where(straight, 1 / years_, safe / (1 - (1 + safe) ** -years_))[()]
 
 
-def draw(name: str, span: Range, count: int, seed: int) -> Array:
+def draw(name: str, span: Range, count: int, seed: Seed) -> Array:
     """`count` triangular draws between a range's ends with its value as the peak.
 
     The stream belongs to `name`: owners who face one market for machines and power move together.
     """
     if span.low == span.high:
         return np.full(count, span.value)
+    if not isinstance(seed, int):
+        return triangular((span.low, span.value, span.high), np.asarray(ndtr(seed[name])))
     key = zlib.crc32(name.encode())
     return np.random.default_rng([seed, key]).triangular(span.low, span.value, span.high, count)
 
 
-def inputs(owned: Owned, count: int = DRAWS, seed: int = SEED) -> dict[str, Array]:
+def streams(owned: Owned) -> dict[str, str]:
+    """Input -> its stream: one for all owners, but for what is apart."""
+    return {name: f"{owned.owner} {name}" if name in owned.apart else name for name in owned.ranges}
+
+
+def inputs(owned: Owned, count: int = DRAWS, seed: Seed = SEED) -> dict[str, Array]:
     """`count` draws of every input; the same seed gives the same draws, whoever the owner is, but for what is apart."""
-    own = {name: f"{owned.owner} {name}" if name in owned.apart else name for name in owned.ranges}
+    own = streams(owned)
     return {name: draw(own[name], span, count, seed) for name, span in owned.ranges.items()}
 
 
@@ -86,7 +95,7 @@ def usd_per_gpu_hour(x: Mapping[str, Number]) -> Number:
     return sum(parts(x).values())
 
 
-def draws(owned: Owned, count: int = DRAWS, seed: int = SEED) -> Array:
+def draws(owned: Owned, count: int = DRAWS, seed: Seed = SEED) -> Array:
     """`count` draws of the owner's USD per provisioned GPU hour; the same seed gives the same draws."""
     return np.asarray(usd_per_gpu_hour(inputs(owned, count, seed))) * np.ones(count)
 

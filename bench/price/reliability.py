@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.config import require
 from bench.price.book import Range
-from bench.price.draws import Array
+from bench.price.draws import Array, Seed
 from bench.price.owned import HOURS_PER_YEAR, draw
 
 SCOPES = ("site", "seller")
@@ -64,10 +64,15 @@ class Reliability:
         cited = (*self.site_hours_per_year.evidence, *self.outage_hours.evidence)
         return tuple(sorted({*cited, *(one.evidence for one in self.incident)}))
 
-    def draws(self, count: int, seed: int) -> tuple[Array, Array]:
+    def draws(self, count: int, seed: Seed) -> tuple[Array, Array]:
         """`count` draws of q (a fraction of time) and of the mean outage (hours)."""
-        away = draw(f"{self.key} site hours", self.site_hours_per_year, count, seed) / HOURS_PER_YEAR
-        return away, draw(f"{self.key} outage hours", self.outage_hours, count, seed)
+        hours, length = (draw(name, span, count, seed) for name, span in self.streams.items())
+        return hours / HOURS_PER_YEAR, length
+
+    @property
+    def streams(self) -> dict[str, Range]:
+        """What is drawn, by stream: hours a year a site is away, hours of an outage."""
+        return {f"{self.key} site hours": self.site_hours_per_year, f"{self.key} outage hours": self.outage_hours}
 
 
 def states(

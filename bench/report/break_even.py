@@ -7,6 +7,7 @@ useful FLOP served over one trained, and by rho, R&D compute over the final run:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from bench.report.material import Material, Rows, claim_id
@@ -14,7 +15,7 @@ from bench.report.numbers import BLANK, interval, number
 from bench.report.page import Figure, Layout, Link, Row, Section, Table, Text, text
 from bench.report.sources import few, row_links
 from bench.report.theme import BLACK, BLUE, GREEN, PURPLE, VERMILION
-from bench.report.words import definition, definition_text, prose
+from bench.report.words import definition, definition_text, phrase, prose
 
 IDENTITY = 3.0  # 6·N·D_tr = 2·N·D_inf
 HEADLINE = "headline r"  # the subject of the mixture of all pairs
@@ -26,7 +27,7 @@ def pairs(material: Material) -> dict[str, Rows]:
     """Break-even findings by what they are about, one a definition; the mixture the verdicts rest on leads."""
     found: dict[tuple[Any, ...], Rows] = {}
     for row in material.of_kind("break_even"):
-        if row["p50"] is not None:
+        if row["p50"] is not None and row["basis"] != "modelled":
             found.setdefault((row["subject"], row["rests_on"]), []).append(row)
     labels: dict[str, Rows] = {}
     for (subject, _), rows in sorted(found.items(), key=lambda item: item[0][0] != HEADLINE):  # stable
@@ -90,17 +91,54 @@ def lines(label: str, most: int) -> str:
 
 
 def table(material: Material) -> Table:
-    """One row a pair, a column a definition: where it tips."""
+    """One row a pair, by workload class, a column a definition: where it tips, and the factor over the identity."""
     found = pairs(material)
     keys = list(dict.fromkeys(row["definition"] for rows in found.values() for row in rows))
     made = []
-    for label, rows in found.items():
-        by = {row["definition"]: row for row in rows}
+    for label, rows in sorted(found.items(), key=lambda item: item[1][0]["workload_class"] or ""):  # stable
+        first, by = rows[0], {row["definition"]: row for row in rows}
         cells = [tips_at(by[key]) if key in by else BLANK for key in keys]
-        rests = few(row_links(rows[0]["rests_on"], material), f"#{claim_id(rows[0])}")
-        made.append(Row((label, *cells, rows[0]["basis"] or BLANK, rests or BLANK)))
-    columns = ("model and GPU", *(f">{definition(key)} tips at" for key in keys), "basis", "rests on")
-    return Table("Served tokens per trained token, median and 80% interval", columns, tuple(made), empty=EMPTY)
+        rests = few(row_links(first["rests_on"], material), f"#{claim_id(first)}")
+        where = f"{phrase(first['model'])} on {phrase(first['gpu'])}" if first["model"] else label
+        sides = [first[name] or BLANK for name in ("workload_class", "precision_trained", "precision_served")]
+        made.append(Row((where, *sides, *cells, added(first), first["basis"] or BLANK, rests or BLANK)))
+    columns = ("model and GPU", "class", "trained", "served", *(f">{definition(key)} tips at" for key in keys))
+    columns = (*columns, ">over the identity", "basis", "rests on")
+    note = text("Over the identity: the first definition's median over 3: what measurement adds.")
+    return Table(
+        "Served tokens per trained token, median and 80% interval", columns, tuple(made), empty=EMPTY, note=note
+    )
+
+
+def added(row: Mapping[str, Any]) -> str:
+    """Median over the identity."""
+    return BLANK if row["over_identity"] is None else f"{number(row['over_identity'])} x {number(IDENTITY)}"
+
+
+def modelled(material: Material) -> Table:
+    """Pairs with a modelled side, a row a GPU and class: lowest to highest median over its models."""
+    found: dict[tuple[str, str], dict[str, Rows]] = {}
+    for row in material.of_kind("break_even"):
+        if row["basis"] == "modelled" and row["p50"] is not None:
+            where = found.setdefault((row["gpu"], row["workload_class"]), {})
+            where.setdefault(row["definition"], []).append(row)
+    keys = list(dict.fromkeys(key for by in found.values() for key in by))
+    made = []
+    for (gpu, traffic), by in found.items():
+        ends = [sorted(row["p50"] for row in by[key]) if key in by else [] for key in keys]
+        cells = [interval(one[0], one[-1], number) if one else BLANK for one in ends]
+        first = sorted(row["over_identity"] for row in by[keys[0]]) if keys[0] in by else []
+        over = interval(first[0], first[-1], number) if first else BLANK
+        models = len({row["model"] for rows in by.values() for row in rows})
+        made.append(Row((phrase(gpu), traffic, str(models), *cells, over)))
+    columns = ("GPU", "class", ">models", *(f">{definition(key)} tips at" for key in keys), ">over the identity")
+    return Table(
+        "GPUs with a modelled side: lowest to highest median over the models",
+        columns,
+        tuple(made),
+        empty="No pair has a modelled side.",
+        note=text("No verdict rests on these. Each model, with interval and precision: claims.csv, kind break_even."),
+    )
 
 
 def tips_at(row: dict[str, Any]) -> Text:
@@ -132,5 +170,5 @@ def section(material: Material) -> Section:
             ),
         ),
         figures=(figure,) if found else (),
-        tables=(table(material),),
+        tables=(table(material), modelled(material)),
     )

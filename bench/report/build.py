@@ -35,6 +35,7 @@ from bench.report import (
     serving,
     share_by_year,
     sources,
+    speed,
     training,
 )
 from bench.report.drawing import Drawn, draw, inline_svg, policy, require_drawing, script
@@ -107,6 +108,7 @@ def assemble(material: Material) -> Page:
             measured.section(material),
             findings.section(material),
             sources.section(material),
+            speed.section(material),
             reproduce.section(material),
         ),
     )

@@ -1,6 +1,7 @@
 """Every finding with its id: the rows of claims.csv, and what each rests on.
 
-Routes stand in a section of their own, number by number, and not here again (bench/report/routes.py). A number anywhere
+Routes stand in a section of their own, number by number (bench/report/routes.py); Sobol indices and break-evens of
+modelled pairs are many, and stand in claims.csv alone. A number anywhere
 else on the page links to its row here; the row links to its grounds (throughput rows R1, public figures F1, notes N1),
 and those to the address they are from. Many rows share their grounds, so each set stands once.
 """
@@ -96,16 +97,16 @@ def one_unit(table: Table) -> Table:
     return Table(f"{table.caption} (unit: {units.pop()})", columns, rows)
 
 
-def here(material: Material) -> Rows:
-    """The findings that are listed here: all but routes."""
-    return [row for row in material.claims if row["kind"] != "route"]
+def listed_here(row: dict[str, Any]) -> bool:
+    """Whether a finding has a row on this list."""
+    return row["kind"] not in ("route", "sobol") and (row["kind"], row["basis"]) != ("break_even", "modelled")
 
 
 def tables(material: Material) -> list[Table]:
     """A table for each claim, kind of finding and unit it is measured in."""
-    grounds = Grounds.of(here(material))
+    grounds = Grounds.of([*filter(listed_here, material.claims)])
     groups: dict[tuple[str, str, bool], list[Row]] = {}
-    for row in here(material):
+    for row in filter(listed_here, material.claims):
         swing = row["kind"] == "sensitivity" and row["unit"] == "probability"
         groups.setdefault((row["claim"], row["kind"], swing), []).append(finding(row, grounds))
     found = []
@@ -118,7 +119,7 @@ def tables(material: Material) -> list[Table]:
 
 def grounds_tables(material: Material) -> tuple[Table, ...]:
     """What the findings stand on, by name."""
-    grounds = Grounds.of(here(material))
+    grounds = Grounds.of([*filter(listed_here, material.claims)])
     rows = [Row((name, row_links(key, material)), name) for key, name in grounds.rows.items()]
     figures = [Row((name, evidence_links(key, material)), name) for key, name in grounds.figures.items()]
     notes = [Row((name, prose(key)), name) for key, name in grounds.notes.items()]
@@ -141,6 +142,6 @@ def section(material: Material) -> Section:
     return Section(
         id="findings",
         title="Findings, row by row",
-        text=(text("claims.csv as it stands; grounds lead to the rows and public figures behind a finding."),),
+        text=(text("claims.csv without Sobol indices and modelled pairs; grounds lead to rows and public figures."),),
         tables=(*found, *grounds_tables(material)),
     )

@@ -17,6 +17,7 @@ from bench.report.printed_table import printed_tables
 from bench.report.sources import names
 from bench.report.words import BLENDED, Files, definition, definition_text, parts, phrase, prose, statement
 
+FLIPS = 3  # said of the headline; the rest stands under Sensitivity
 # A number with what belongs to it; a plain year is a name, not a number somebody computed.
 NUMBER = re.compile(r"(?<![\w.–])(?!20\d\d(?![\d.,]\d))[<>]?\$?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?:%|x|bn|tn|m)?(?!\w)")
 
@@ -136,7 +137,7 @@ def standing(material: Material) -> Text:
 
 
 def flips(material: Material) -> tuple[Text, ...]:
-    """What would flip the headline verdict, one line each."""
+    """What would flip the headline verdict, one line each: the parameters that move it most."""
     rows = verdicts(material.claims, material.files)
     if not rows:
         return ()
@@ -148,8 +149,10 @@ def flips(material: Material) -> tuple[Text, ...]:
         and row["definition"] == lead["definition"]
         and parts(row["subject"])[0] in (lead["subject"], row["subject"])
     ]
+    found.sort(key=lambda row: -(row["total_order"] or 0))  # stable
     return tuple(
-        text("What would flip it: ", *linked(prose(with_unit(row, material.files)), [row]), ".") for row in found
+        text("What would flip it: ", *linked(prose(with_unit(row, material.files)), [row]), ".")
+        for row in found[:FLIPS]
     )
 
 

@@ -45,6 +45,7 @@ class Material:
     classes: Rows  # what each class of a mix saw of them
     serving: Rows  # what they cost: rows of serving.csv
     client_load: Rows  # results/client_load.csv
+    money_speed: Rows  # results/money_speed.csv
     history: Rows  # configs/price_history.csv
     imports: Rows  # rates that `bench import` landed, all of them
     imported_kernels: Rows  # and timings of kernels
@@ -86,6 +87,7 @@ def gather(
         classes=provenance.get("classes", []),
         serving=provenance.get("serving", []),
         client_load=provenance.get("client_load", []),
+        money_speed=provenance.get("money_speed", []),
         history=provenance.get("history") or history(as_of),
         imports=imports,
         imported_kernels=provenance.get("imported_kernels", []),

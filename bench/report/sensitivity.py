@@ -1,7 +1,8 @@
 """Tornado: how far each parameter alone moves P(claim), held at its 10th and at its 90th percentile.
 
 Only the leading statement is drawn, one panel a definition; every statement stands in the findings. A bar that crosses
-a dashed line changes the verdict by itself.
+a dashed line changes the verdict by itself. Which parameters move it most, Sobol indices say (movers.py); the bars add
+in which direction, and how far in P.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bench.report import movers
 from bench.report.first_screen import unit_of, verdicts
 from bench.report.material import Material, Rows, claim_id
 from bench.report.numbers import BLANK, chance, percent
@@ -133,11 +135,12 @@ def section(material: Material) -> Section:
                 "Each bar holds one parameter at its 10th percentile (open circle) and at its 90th (filled circle) and"
                 " draws the rest; under its name stand both values and the unit. The claim"
                 f" fails at P ≤ {percent(fails_at)} and holds at P ≥ {percent(holds_at)} (dashed); the black tick is P"
-                " as drawn. Parameters that are not shown move P less."
+                " as drawn. Shown are the parameters of the three factors that move the verdict most."
             ),
+            text(movers.SAID),
         ),
         figures=(figure,) if found else (),
-        tables=(other_limits(material),),
+        tables=(*movers.tables(material), other_limits(material)),
         after=(text("The numbers of the figure: ", Link("findings, sensitivity", "#findings"), "."),),
     )
 
