@@ -110,7 +110,7 @@ def standing(material: Material) -> Text:
                 " (the headline)" if row["definition"] == lead["definition"] else ""
             )
             by[row["definition"] in priced].setdefault(name, Link(name, f"#{claim_id(row)}"))
-    cited = sorted({name for row in material.claims for name in names(row["rests_on"])})
+    cited = sorted({name for row in rows for name in names(row["rests_on"])})
     bases = {row["x_row"]: row["x_basis"] for row in material.costs}
     bases |= {row["row"]: row["basis"] for row in material.throughput}
     count = {basis: sum(bases.get(name) == basis for name in cited) for basis in ("measured", "imported", "modelled")}

@@ -14,8 +14,9 @@ from bench.report.words import phrase, prose
 
 COLUMNS = (
     *("of", ">year", ">reported spending", ">tokens × cost", ">tokens × cost over reported"),
-    *(">share by spending", ">by tokens", "what explains it", "figures"),
+    *(">share by spending", ">by tokens"),
 )
+WHY = ("of", ">year", "what explains the gap")
 
 
 def pairs(material: Material) -> list[Rows]:
@@ -31,15 +32,20 @@ def shown(row: dict[str, Any] | None) -> str:
     return f"{bare(row['p50'], row['unit'])} ({interval_in(row)})" if row else BLANK
 
 
-def line(rows: Rows, material: Material) -> Row:
+def line(rows: Rows) -> Row:
     """One organisation in one year, under the id of its disagreement."""
     by = {row["subject"]: row for row in rows}
-    why = next((row for row in rows if row["subject"].startswith("explained: ")), None)
     cells = (shown(by.get(n)) for n in ("top-down", "bottom-up", "disagreement", "share, top-down", "share, bottom-up"))
-    said = prose(by["disagreement"]["note"].partition("; ")[2] if why else "") if "disagreement" in by else BLANK
-    figures = evidence_links(";".join(row["evidence"] for row in rows if row["subject"] == "disagreement"), material)
     where = claim_id(by["disagreement"]) if "disagreement" in by else ""
-    return Row((phrase(rows[0]["definition"]), f"{rows[0]['year']}", *cells, said or BLANK, figures), where)
+    return Row((phrase(rows[0]["definition"]), f"{rows[0]['year']}", *cells), where)
+
+
+def why(rows: Rows) -> Row | None:
+    """What explains its disagreement; None within a factor of two."""
+    apart = next((row for row in rows if row["subject"] == "disagreement"), None)
+    if apart is None or not any(row["subject"].startswith("explained: ") for row in rows):
+        return None
+    return Row((phrase(apart["definition"]), f"{apart['year']}", prose(apart["note"].partition("; ")[2])))
 
 
 def sentence(material: Material) -> Text:
@@ -64,6 +70,8 @@ def section(material: Material) -> Section | None:
     found = pairs(material)
     if not found:
         return None
+    reasons = tuple(reason for rows in found if (reason := why(rows)))
+    cited = ";".join(row["evidence"] or "" for row in material.of_kind("route"))
     rested = next((row["rests_on"] for row in material.of_kind("route") if row["rests_on"]), "")
     return Section(
         id="routes",
@@ -80,8 +88,15 @@ def section(material: Material) -> Section | None:
             Table(
                 "Serving, USD a year: median and 80% interval",
                 COLUMNS,
-                tuple(line(rows, material) for rows in found),
-                note=text("Throughput rows of the tokens route: ", *few(row_links(rested, material), "#imported"), "."),
+                tuple(line(rows) for rows in found),
+                note=text(
+                    "Throughput rows of the tokens route: ",
+                    *few(row_links(rested, material), "#imported"),
+                    ". Public figures: ",
+                    *few(evidence_links(cited, material), "#evidence"),
+                    "; those of each number in claims.csv.",
+                ),
             ),
+            *([Table("Why they differ by more than a factor of two", WHY, reasons)] if reasons else []),
         ),
     )
