@@ -73,7 +73,7 @@ def test_a_correlation_with_a_range_is_answered_at_both_ends():
     low, high = (by_year(rows, "sensitivity", f"g: correlation {value:g}") for value in (0.1, 0.6))
     assert low[2026]["probability"] == base[2026]["probability"]
     assert set(high) == {2026, 2028, 2030} and high[2030]["probability"] > low[2030]["probability"] > 0.5
-    assert not [r for r in growth.answer(claim_of(pair(0.5))) if r["kind"] == "sensitivity"]
+    assert not [r for r in growth.answer(claim_of(pair(0.5))) if "correlation" in r["subject"]]
 
 
 def test_the_price_of_a_capability_is_beside_and_never_a_verdict():
@@ -101,3 +101,14 @@ def test_its_verdicts_count_their_judgements():
 def test_it_stands_in_claims_csv():
     rows = table.claims([], datetime.date(2026, 11, 22))
     assert len([r for r in rows if r["claim"] == KEY and r["kind"] == "verdict"]) == 5
+
+
+def test_what_would_flip_the_last_years_verdict_is_named_with_its_value():
+    """With the decline held, it holds where 90% of demand growth lies below it: at that prior's p90."""
+    rows = growth.answer(config.load(Claim, "efficiency_outruns_demand"))
+    (index,) = [row for row in rows if row["kind"] == "sobol"]
+    assert index["year"] == 2030 and index["total_order"] == pytest.approx(1.0)  # all three move together
+    flips = {row["subject"].partition(": ")[2]: row for row in rows if row["kind"] == "flip"}
+    assert flips["cost_per_token_decline"]["threshold"] == pytest.approx(3.5, rel=0.02)
+    assert flips["cost_per_token_decline"]["verdict"] == "holds"
+    assert flips["token_demand_growth_2026"]["threshold"] is None, "2026 says nothing about 2030"

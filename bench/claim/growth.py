@@ -15,7 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from bench.claim.definitions import growth_in
-from bench.claim.priors import Array, draw
+from bench.claim.influence import Question, influence, parameters
+from bench.claim.priors import Array, Kept, draw
 from bench.claim.sections import Growth
 from bench.claim.spec import Claim
 from bench.claim.verdict import Finding, counted, finding, ids, quantiles, verdict
@@ -32,7 +33,21 @@ def answer(claim: Claim) -> list[Finding]:
             if item.beside:
                 result.append(_beside(claim, item, year, drawn))
         result += _at_other_correlations(claim, item)
+        last = next(row for row in reversed(result) if row["kind"] == "verdict" and row["year"] == claim.years[-1])
+        result += influence(question(claim, item, last))
     return result
+
+
+def question(claim: Claim, item: Growth, row: Finding) -> Question:
+    """What moves the verdict of the last year: ln of the growth on the left over that on the right."""
+    names = [*item.left.values(), *item.right.values()]
+    kept, year = Kept(), claim.years[-1]
+
+    def margins(scores: Mapping[str, Array]) -> dict[str, Array]:
+        left, right = _sides(item, year, {name: kept.value(claim.parameters, name, scores) for name in names})
+        return {item.name: np.log(left) - np.log(right)}
+
+    return Question(claim, parameters(claim, names), margins, {item.name: row}, claim)
 
 
 def _sides(item: Growth, year: int, drawn: Mapping[str, Array]) -> tuple[Array, Array]:

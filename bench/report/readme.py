@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.import_results import VERIFIED
 from bench.report.material import Rows
 
 BLOCK = re.compile(r"(<!-- verdict:[^>]*-->\n).*?(\n<!-- /verdict -->)", re.S)
@@ -15,6 +16,8 @@ BLENDED = ("cheaper", "more_available", "fewer_blackouts")
 MEANS = {
     "D1": "final training runs, from tokens and throughput",
     "D1_top_down": "final training runs, from dollars",
+    "D1_anthropic": "Anthropic's final training runs, from dollars",
+    "D1_industry": "final runs of open models' makers, as their over-training implies",
     "D2_bottom_up": "all research compute, from tokens and throughput",
     "D2_top_down": "all research compute at OpenAI, from dollars: the headline",
     "D2_plan": "the same, OpenAI's own plan of February 2026 at its word",
@@ -36,7 +39,7 @@ def said_of(row: Mapping[str, Any]) -> str:
 
 
 def verdict_table(claims: Rows) -> str:
-    """Two statements by nine definitions; Stargate and several clouds in a sentence each.
+    """Two statements by every definition; Stargate and several clouds in a sentence each.
 
     Raises KeyError where a verdict is missing.
     """
@@ -66,6 +69,8 @@ def verdict_table(claims: Rows) -> str:
         f"Two clouds instead of one, spare and expected outages counted: cheaper {several[0]}, less serving lost "
         f"{several[1]}, fewer blackouts {several[2]}; three clouds and Stargate: {most[0]}, {most[1]}, {most[2]}.",
     ]
+    if any(row["quotes"] for row in claims if row["kind"] == "verdict"):
+        lines[-1] += f" D1 and D2 bottom up rest in part on MLPerf results (claims.csv, `quotes`): {VERIFIED}."
     return "\n".join(lines)
 
 
