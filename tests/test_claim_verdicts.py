@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import math
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from answers import whole
 from hypothesis import given
 from hypothesis import strategies as st
 from test_claim_ratio import SERVE, TRAIN, row
@@ -100,12 +100,6 @@ def small(rows):
     drawn = world(config.load(Claim, "small"), rows)
     answered = engine.answer(drawn)
     return answered + engine.moves(drawn, answered)
-
-
-@functools.cache
-def whole():
-    """Every claim on the published rows, answered once for all tests that only read it."""
-    return table.claims(published(), TODAY)
 
 
 def phi(z):

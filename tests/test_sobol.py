@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from answers import whole
 from scipy.special import logit, ndtr
 
 from bench import config, results
@@ -152,8 +153,6 @@ def test_each_parameter_of_a_set_has_its_break_even_the_others_as_drawn(moved):
 
 
 def test_every_claim_with_parameters_names_what_moves_it_and_where_it_would_flip(monkeypatch):
-    from test_claim_verdicts import whole
-
     rows = whole()
     kinds = {key: claim.kind for key, claim in config.load_all(Claim).items()}
     for key, kind in kinds.items():

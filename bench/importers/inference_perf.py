@@ -35,7 +35,8 @@ def read(document: Document, given: Given) -> Sheet:
     latency, failed = good.part("latency"), record.part("failures").count("count") or 0
     asked = load.number("requested_rate")
     delay = load.part("schedule_delay").fields.get("mean")  # may be below 0: the client was early
-    lateness = float(delay) if isinstance(delay, int | float) and not isinstance(delay, bool) else 0.0
+    early = isinstance(delay, int | float) and delay <= 0
+    lateness = 0.0 if early else load.part("schedule_delay").number("mean") or 0.0
     ttft = latency.part("time_to_first_token").number("median")
     late = ttft is not None and lateness > LATE * ttft
     tpot, doubt = _tpot(good, latency)
