@@ -83,7 +83,7 @@ def test_they_are_priced_with_their_interval(made):
 def test_no_verdict_sees_a_modelled_row(monkeypatch, tmp_path):
     seen, beside = [], []
 
-    def claims(given, as_of, modelled):
+    def claims(given, as_of, own, modelled):
         seen.extend(given)
         beside.append({row["basis"] for row in modelled})
         return []

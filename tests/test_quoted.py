@@ -94,7 +94,7 @@ def test_the_derivation_hands_it_on(tmp_path, monkeypatch, rows):
         "bench.claim.table.claims", lambda *_: [{"rests_on": "published:mlperf_infer_8b_h100x1_fp8_offline"}]
     )
     job = derive.Derivation([], tmp_path, DAY)
-    assert derive.claims_of(job, rows)[0]["quotes"] == A
+    assert derive.claims_of(job, rows, [])[0]["quotes"] == A
     some = [row for row in rows if row["row"].endswith("8b_h100x1_fp8_offline")]
     assert {row["x_quote"] for row in derive.costs_of(job, some, [])} == {A}
 
