@@ -75,6 +75,7 @@ def test_prices_and_rates_of_later_days_vanish(tmp_path):
     assert {row["x_usd_per_gpu_hour"] for row in costs if row["SkuId"] == "p5.48xlarge"} == {12.29}
     rates = {row["row"] for row in published(THEN)}
     assert {row["x_row"] for row in costs} <= rates < {row["row"] for row in published()}
+    assert not any("trtllm" in name for name in rates), "TensorRT-LLM 1.0 came in September 2025"
 
 
 def test_the_report_says_its_day_and_what_it_knew_too_early(tmp_path):

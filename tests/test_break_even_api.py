@@ -160,6 +160,7 @@ def test_a_row_by_hand():
         {"input_tokens": None},
         {"phase": "decode"},
         {"flags": "idle_included"},
+        {"flags": "open_loop"},
         {"flags": "unsteady+below_best"},
         {"device": "cpu", "gpu": "cpu"},
         {"model": "gpt2_124m"},
@@ -167,6 +168,10 @@ def test_a_row_by_hand():
 )
 def test_what_has_no_break_even(changes):
     assert break_evens([serves(**changes)], DAY, [provider(hour())], [api()]) == []
+
+
+def test_mlperfs_server_rate_is_one_a_deployment_can_serve():
+    assert break_evens([serves(flags="open_loop", quote="MLPerf result 5.1-0001")], DAY, [provider(hour())], [api()])
 
 
 def test_a_rate_of_all_tokens_is_the_same_requests():

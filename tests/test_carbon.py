@@ -115,6 +115,13 @@ def test_the_committed_factors_load_and_name_regions_that_are_priced():
         assert grid.region in regions, f"{grid.provider} sells nothing in {grid.region}"
 
 
+def test_a_factor_is_of_the_regions_own_grid_and_year():
+    """The source puts Azure's West US (California) on Washington's grid, and has 2023's factors for AWS in 2024 too."""
+    known = grids(DAY)
+    assert ("azure", "westus") not in known
+    assert {grid.year for (seller, _), grid in known.items() if seller == "aws"} == {2023}
+
+
 def test_a_step_is_metered_by_its_own_joules_and_a_served_point_by_its_window(tmp_path):
     """700 J for 8,192 tokens; and 0.5 J an output token of the point the cell's rate is of, not of its neighbour."""
     name = "llama_3_1_8b/train_8k/triton"

@@ -73,6 +73,12 @@ def test_a_rate_that_holds_idle_time_is_charged_no_more_of_it(land):
     assert offline["flags"] is None and cost.Utilisation.load().of(offline) < 1.0
 
 
+def test_a_published_server_rate_is_charged_as_an_imported_one():
+    rows = [row for row in throughput.published() if "MLPerf inference" in row["workload"]]
+    shares = {row["row"].rpartition("_")[2]: cost.Utilisation.load().of(row) for row in rows}
+    assert shares["server"] == 1.0 and shares["offline"] < 1.0
+
+
 def test_of_a_sweep_the_best_load_alone_enters_a_claim_and_all_are_priced(land):
     rows, _ = rows_of(land([load(*pair) for pair in LOADS.items()]))
     assert [row["flags"] for row in rows] == ["below_best", "below_best", None]
@@ -164,8 +170,8 @@ def test_the_public_derivation_takes_tracked_imports_only(tmp_path, land):
 
 def test_costs_claims_and_report_of_this_machine_hold_imports(tmp_path, land):
     trained_too = SUMMARY | {"Accelerator": "NVIDIA H200-SXM-141GB", "weight_data_types": "fp8"}
-    served_only = SUMMARY | {"Model": "mixtral-8x7b", "UsedModel": "mixtral-8x7b"}
-    land([trained_too, served_only])
+    priced_only = SUMMARY | {"weight_data_types": "int4"}
+    land([trained_too, priced_only])
     land(KERNELS, "bench.json", source="https://example.org/bench")
     job = derive.Derivation.of(tmp_path, None, tracked=False)
     made = derive.derive(job)
@@ -175,7 +181,7 @@ def test_costs_claims_and_report_of_this_machine_hold_imports(tmp_path, land):
     facts = imports.facts(job.imports)
     material = gather(made.cells, made.costs, made.claims, made.throughput, facts, job.as_of)
     listed = {row.cells[0] for row in sources.published_table(material).rows}
-    assert {cited, priced} <= listed  # no training rate stands beside the second: it is a break-even's, and a route's
+    assert cited in listed and priced not in listed  # int4 is no precision of a claim
     assert "2 rates were imported from 1 files of other tools, 2 are priced in" in str(sources.imports_said(material))
     assert any("Imported timings" in table.caption for table in kernels.section(material).tables)
     bare = gather(made.cells, made.costs, made.claims, made.throughput, {}, job.as_of)

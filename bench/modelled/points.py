@@ -120,6 +120,8 @@ def refusal(row: Row) -> str | None:
         return "of no GPU with a config"
     if row["phase"] not in ("train_step", "prefill", "decode", "serve") or not row["model"] or not row["precision"]:
         return f"of phase {row['phase']}, or without model and precision"
+    if "server," in f"{row['workload']}".lower():
+        return "under a promise of latency"
     if set((row["flags"] or "").split("+")) & {*IDLE_INCLUDED, "above_datasheet"}:
         return "with idle time in it, or above the datasheet"
     if row["phase"] == "serve" and (
@@ -130,8 +132,6 @@ def refusal(row: Row) -> str | None:
         return "without its batch"
     if not row["input_tokens"] or not row["system_tokens_per_s"] or not row["n_gpus"]:
         return "without lengths or rate"
-    if "server," in f"{row['workload']}".lower():
-        return "under a promise of latency"
     return None
 
 

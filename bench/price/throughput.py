@@ -15,12 +15,14 @@ Not every trained token is one of pre-training. An RL step (phase `rl_step`) cou
 share of the experts (`expert_parallel`) is no row at all: the exchange between GPUs that it needs was not in its step.
 
 Two words decide how a row is billed. `flags` holds `idle_included` (or the measuring side's `open_loop`) where the
-rate was taken over time that already contains idling: a published row says "idle included" in its workload.
+rate was taken over time that already contains idling: a published row says "idle included" in its workload, or that it
+is of MLPerf's Server or Interactive, whose requests arrive at random.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +42,7 @@ Row = dict[str, Any]
 PUBLISHED_PHASES = ("train_step", "prefill", "decode", "serve")
 PHASES = ("train_step", "rl_step", "prefill", "decode", "serve")
 IDLE_INCLUDED = ("idle_included", "open_loop")
+OPEN_LOOP = re.compile(r"MLPerf inference .*\b(Server|Interactive),")  # as `bench import` flags them
 ADAPTERS = "adapters of rank"  # in the workload of an imported row that trained adapters alone
 DRAWS = 4000
 SEED = 20261122
@@ -139,7 +142,8 @@ def _landed(row: Mapping[str, Any]) -> Row:
 
 def _imported(row: Mapping[str, Any]) -> Row:
     same = {name: row[name] for name in COLUMNS if name in results.PUBLISHED}
-    idle = "idle included" in (row["workload"] or "")
+    workload = row["workload"] or ""
+    idle = "idle_included" if "idle included" in workload else "open_loop" if OPEN_LOOP.match(workload) else None
     return (
         dict.fromkeys(COLUMNS)
         | same
@@ -148,7 +152,7 @@ def _imported(row: Mapping[str, Any]) -> Row:
             "basis": "imported",
             "backend": row["software"],
             "device": "cuda",
-            "flags": "idle_included" if idle else None,
+            "flags": idle,
             "quote": quote(row["note"], row["source"]),
         }
     )
