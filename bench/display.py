@@ -118,6 +118,7 @@ class Display:
 
     def stopped(self, left_out: list[Cell], reason: str) -> None:
         self.say(f"stopped: {reason}; left out: {', '.join(cell.key for cell in left_out)}")
+        self.say("the same command goes on with them")
 
     def say(self, text: str) -> None:
         """One plain line."""

@@ -32,7 +32,7 @@ includes = "instance"
 term = "contract"
 usd_per_gpu_hour = 1.23
 as_of = 2025-05-01
-source = "https://example.org/agreement"
+source = "our agreement no. 4711"
 """
 
 

@@ -136,6 +136,6 @@ def staleness(book: Iterable[Provider], as_of: datetime.date) -> str | None:
         return None
     sellers = ", ".join(sorted({key for _, key in old}))
     return (
-        f"{len(old)} of {len(rows)} prices are older than {STALE_DAYS} days (spot: {STALE_DAYS_SPOT}) "
+        f"{len(old)} of {len(rows)} prices are older than {STALE_DAYS} days (spot: {STALE_DAYS_SPOT} days) "
         f"at {as_of}; the oldest is of {min(old)[0]}: {sellers}"
     )

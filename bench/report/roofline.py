@@ -43,7 +43,7 @@ def points(material: Material) -> list[dict[str, Any]]:
     found = []
     for cell in newest(material):
         reached, moved = rate(cell, "flops_per_step"), cell["bytes_per_step"]
-        if reached and moved and cell["phase"] in PHASES:
+        if reached and moved and drawn(cell):
             found.append(
                 {
                     "panel": panel(cell),
@@ -63,12 +63,17 @@ def panel(cell: Mapping[str, Any]) -> str:
     return f"{cell['device_name'] or cell['gpu'] or 'unknown device'}, {cell['precision']}"
 
 
+def drawn(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell is a point of the chart: known work in a known time."""
+    return bool(rate(cell, "flops_per_step") and cell["bytes_per_step"] and cell["phase"] in PHASES)
+
+
 def newest(material: Material) -> list[Mapping[str, Any]]:
-    """The cells of each panel's newest run: a roof is one run's, and says nothing about another's cells."""
+    """The cells of each panel's newest run with a point: a roof is one run's and says nothing about another's cells."""
     last: dict[str, str] = {}
-    for cell in material.cells:
+    for cell in filter(drawn, material.cells):
         last[panel(cell)] = max(last.get(panel(cell), ""), str(cell["run"]))
-    return [cell for cell in material.cells if cell["run"] == last[panel(cell)]]
+    return [cell for cell in material.cells if cell["run"] == last.get(panel(cell))]
 
 
 def roofs(material: Material, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:

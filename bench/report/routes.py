@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.claim.verdict import ids
 from bench.report.material import Material, Rows, claim_id
 from bench.report.numbers import BLANK, bare, interval_in, number
 from bench.report.page import Link, Row, Section, Table, Text, text
-from bench.report.sources import evidence_links, few, row_links
+from bench.report.sources import evidence_links, few, names, row_links
 from bench.report.words import phrase, prose
 
 COLUMNS = (
@@ -71,7 +72,7 @@ def section(material: Material) -> Section | None:
     if not found:
         return None
     reasons = tuple(reason for rows in found if (reason := why(rows)))
-    cited = ";".join(row["evidence"] or "" for row in material.of_kind("route"))
+    cited = ids(*(names(row["evidence"]) for row in material.of_kind("route")))
     rested = next((row["rests_on"] for row in material.of_kind("route") if row["rests_on"]), "")
     return Section(
         id="routes",
