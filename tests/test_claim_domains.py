@@ -39,7 +39,7 @@ CHECK = '[[check]]\nname = "c"\ndefinition = "ours"\nyear = {}\nserving = [["{}"
         ("[parameters]", CHECK.format(2026, "E293") + "[parameters]", "serving: expected figures with a value"),
         (
             "[definitions.ours]",
-            '[[statement]]\nname = "leads"\ntext = "t"\nyear = 2026\ntest = "rises"\nsource = "s"\n[definitions.ours]',
+            '[[statement]]\nname = "leads"\ntext = "t"\nyear = 2027\ntest = "rises"\nsource = "s"\n[definitions.ours]',
             "statement.name: expected each once",
         ),
     ],
