@@ -104,9 +104,9 @@ class Claim:
         self._check_parameters()
         self._check_shares()
         self._check_prices()
-        require_domains(self)
         require_covered(self.definitions, self.unanswered, self.years)
         require_independent(self.compared, self.parameters, self.correlation)
+        require_domains(self)
 
     def _check_assumptions(self) -> None:
         """Each assumption of a blend names a parameter; nothing else is assumed."""

@@ -65,7 +65,8 @@ def explained(walks: Sequence[Walk], middle: float) -> Explained:
     low, high = ends[best.name]
     at, inside = closing(best)
     better = best.value(-Z90 if abs(np.log(low)) < abs(np.log(high)) else Z90)
-    told = f"{best.name} explains most of it: {short(better)} instead of {short(best.value(0.0))} closes "
+    most = "most of it" if closes[best.name] > 0.5 else "more of it than any other, not most"
+    told = f"{best.name} explains {most}: {short(better)} instead of {short(best.value(0.0))} closes "
     told += f"{closes[best.name]:.0%} of its logarithm"
     if at is None:
         told += "; no value of it, however far outside its prior, closes it all"
