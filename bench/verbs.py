@@ -25,7 +25,7 @@ Tracked = Annotated[bool, typer.Option("--tracked", help="Committed runs only, a
 def predict(
     cell: Annotated[
         list[str] | None,
-        typer.Argument(help="gpu=... model=... phase=... precision=... and more; none: the errors alone."),
+        typer.Argument(help="gpu=... model=... phase=... precision=... n_gpus=1 and more; none: the errors."),
     ] = None,
     out: Out = OUT,
     runs: Runs = None,

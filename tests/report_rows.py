@@ -197,7 +197,7 @@ def provenance() -> dict[str, Any]:
     }
     return {
         "environments": {RUN: environment},
-        "warnings": ["3 of 4 prices are older than 90 days (spot: 14)"],
+        "warnings": ["3 of 4 prices are older than 90 days (spot: 14 days)"],
         "published": PUBLISHED,
     }
 

@@ -11,10 +11,10 @@ from bench.config import ConfigError
 from bench.derive import Derivation
 from bench.modelled.points import newest
 from bench.price import snapshot
-from bench.price.book import Price
+from bench.price.book import Price, providers
 from bench.price.known import first_day, known
 from bench.price.throughput import published
-from bench.report import build, readme
+from bench.report import build, first_screen, readme
 from bench.report.drawing import ReportUnavailable
 from bench.report.material import gather
 
@@ -69,7 +69,7 @@ def test_prices_and_rates_of_later_days_vanish(tmp_path):
     costs = results.read_rows(tmp_path / "local" / "costs.csv", results.COSTS)
     assert f"no modelled rates: some of what they are fitted on came on {newest()} or bears no date" in said
     assert newest() > THEN
-    assert "prices are older than 90 days (spot: 14) at 2025-06-01" in said
+    assert "prices are older than 90 days (spot: 14 days) at 2025-06-01" in said
     assert {row["x_provider"] for row in costs} == {"aws", "azure", "gcp"}
     assert max(row["x_price_as_of"] for row in costs) <= "2025-06-01"
     assert {row["x_usd_per_gpu_hour"] for row in costs if row["SkuId"] == "p5.48xlarge"} == {12.29}
@@ -167,3 +167,18 @@ def test_the_public_files_take_no_prices_of_a_user_nor_of_a_snapshot(tmp_path, o
     assert asked(Derivation.of(tmp_path, None, False)) == {5.0}
     assert 6.88 in asked(Derivation.of(tmp_path, None, True)) and 5.0 not in asked(Derivation.of(tmp_path, None, True))
     assert 6.88 in asked(Derivation.of(tmp_path, None, False, datetime.date(2026, 11, 19))), "not there yet"
+
+
+def test_the_documented_file_of_prices_of_ones_own_is_read(tmp_path):
+    page = (results.ROOT / "docs" / "importing.md").read_text(encoding="utf-8")
+    path = tmp_path / "ours.toml"
+    path.write_text(page.split("## Prices of your own")[1].split("```toml\n")[1].split("```")[0])
+    (price,) = providers([path])["ours"].price
+    assert (price.usd_per_gpu_hour, price.level, price.source) == (2.10, "contract", "agreement no. 4711")
+
+
+def test_the_first_screen_says_that_priors_are_todays():
+    late = "101 of 118 public figures behind the claims were published after 2025-06-01: hindsight"
+    material = gather([], [], [], [], {"warnings": ["another", late]}, THEN)
+    assert late in first_screen.hindsight(material) and "priors are those of today" in first_screen.hindsight(material)
+    assert first_screen.hindsight(gather([], [], [], [], {"warnings": ["another"]}, THEN)) == ""

@@ -8,10 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench import config
+from bench.claim import evidence
 from bench.claim.backtest import answer, spec
 from bench.claim.backtest.forecasts import Forecast
-from bench.claim.backtest.outcomes import Outcome
+from bench.claim.backtest.outcomes import Outcome, outcomes
 from bench.claim.backtest.scores import Score, binomial, crps, pinball, score, skill
+from bench.price.history import history
 from bench.report.backtest import ratios, section
 from bench.report.material import gather
 
@@ -149,3 +152,9 @@ def test_a_section_with_nothing_scored_and_one_that_is_too_narrow():
 def test_a_share_is_drawn_as_odds():
     row = {"subject": "a_share", "scale": "logit", "outcome": 0.5, "p10": 0.5, "p50": 0.75, "p90": 0.9, "inside": "yes"}
     assert ratios(row) == {"target": "A share", "outcome": "inside", "p10": 1.0, "p50": 3.0, "p90": pytest.approx(9.0)}
+
+
+def test_an_outcome_counts_from_its_first_publication_not_from_a_retelling():
+    assert "epoch.ai" in (config.CONFIGS / "evidence.csv").read_text().split("\nE194,")[1].splitlines()[0]
+    found = [outcomes(FILE, evidence.figures(), history(TODAY), cutoff, TODAY) for cutoff in FILE.cutoffs]
+    assert ["quality_price_fall_2025" in one for one in found] == [True, False, False]  # out on 12 March 2025

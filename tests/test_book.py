@@ -63,8 +63,8 @@ def refusal(folder, text):
         ('source = "https://example.org/prices"\n', "", "source: missing; expected str"),
         (
             'source = "https://example.org/prices"',
-            'source = "the site"',
-            "source: expected the full address of the figure, got 'the site'",
+            'source = " "',
+            "source: expected the full address of the figure; of a price of your own, what it is",
         ),
         ("usd_per_gpu_hour = 2.5", "usd_per_gpu_hour = -2.5", "usd_per_gpu_hour: expected a positive price, got -2.5"),
         ("usd_per_gpu_hour = 2.5", "usd_per_gpu_hour = 0.0", "usd_per_gpu_hour: expected a positive price, got 0.0"),
@@ -307,6 +307,6 @@ def test_staleness_is_one_line_for_all_prices():
         Provider(key="a", name="A", kind="neocloud", price=(fresh, old, price(400))),  # the last is superseded
         Provider(key="b", name="B", kind="neocloud", price=(price(15, "spot"),)),
     ]
-    expected = "2 of 3 prices are older than 90 days (spot: 14) at 2026-11-22; the oldest is of 2026-08-23: a, b"
+    expected = "2 of 3 prices are older than 90 days (spot: 14 days) at 2026-11-22; the oldest is of 2026-08-23: a, b"
     assert staleness(shops, day) == expected
     assert staleness([Provider(key="a", name="A", kind="neocloud", price=(fresh,))], day) is None

@@ -197,7 +197,8 @@ def test_the_assumption_that_closes_most_is_named_with_the_value_that_closes_all
         best.closed_at == pytest.approx(20, rel=1e-3) and "within its prior" in best.told and "to be 20," in best.told
     )
     (only,) = [explained([Walk.of_prior("slight", slight, gap)], 0.1)]
-    assert only.closed_at == pytest.approx(20, rel=1e-3) and "outside (" in only.told
+    assert only.closed_at == pytest.approx(20, rel=1e-3) and "outside its prior (" in only.told
+    assert only.closes < 0.5 and "not most: " in only.told, "4% of a gap is not most of it"
 
 
 def test_an_assumption_that_passes_one_on_its_way_closes_all_and_a_share_never_passes_one():

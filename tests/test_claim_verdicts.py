@@ -230,11 +230,36 @@ def test_the_flip_is_the_crossing_nearest_the_median():
     assert nearest_crossing(np.full(13, 0.5), "undecided", decision) is None
 
 
+def test_a_jump_over_both_limits_is_found_where_it_is():
+    decision = Decision(holds_at=0.9, fails_at=0.1)
+    for at in (-0.8, 0.3, 1.9):
+
+        def jump(z, at=at):
+            return float(z > at)
+
+        path = np.array([jump(z) for z in np.linspace(-3, 3, 13)])
+        z, becomes, side = nearest_crossing(path, "undecided", decision, jump)
+        assert z == pytest.approx(at, abs=0.02) and (becomes, side) in (("holds", "above"), ("fails", "below"))
+        assert nearest_crossing(path, "fails", decision, jump) == (pytest.approx(at, abs=0.02), "holds", "above")
+        assert nearest_crossing(path, "holds", decision, jump) == (pytest.approx(at, abs=0.02), "fails", "below")
+
+
+def test_between_two_steps_of_the_walk_a_verdict_is_first_undecided():
+    decision = Decision(holds_at=0.9, fails_at=0.1)
+
+    def steep(z):
+        return float(np.clip((z - 0.05) / 0.4, 0, 1))  # 0.1 at z = 0.09, 0.9 at 0.41
+
+    path = np.array([steep(z) for z in np.linspace(-3, 3, 13)])
+    assert nearest_crossing(path, "fails", decision, steep) == (pytest.approx(0.09, abs=0.01), "undecided", "above")
+    assert nearest_crossing(path, "holds", decision, steep) == (pytest.approx(0.41, abs=0.01), "undecided", "below")
+
+
 def test_held_at_the_value_that_flips_it_the_verdict_is_at_its_limit(folder):
     (flip,) = found(small([TRAIN, SERVE]), "flip", subject="leads: tokens")
     # D1 with tokens fixed: s = r/3 x 2 x tokens as paid; P = 0.9 or 0.1 where ln s = +-1.2816 sd of r
     at = math.log(flip["threshold"] * S_2024) / math.hypot(0.05, 0.05)
-    assert abs(abs(at) - 1.2816) < 2.5  # the walk has steps of half a sd of tokens, many sd of r
+    assert abs(at) == pytest.approx(1.2816, abs=0.1)  # found between steps of half a sd of tokens, many sd of r
     assert flip["verdict"] in ("holds", "fails") and flip["verdict"] in flip["note"]
 
 

@@ -278,7 +278,7 @@ def test_the_tornado_says_which_end_is_which_in_units():
 
 
 def test_the_header_and_the_cost_table_say_how_old_the_prices_are():
-    dated = "Prices dated 20 July 2026 to 1 October 2026, 3 of 4 older than 90 days (spot: 14)."
+    dated = "Prices dated 20 July 2026 to 1 October 2026, 3 of 4 older than 90 days (spot: 14 days)."
     page = build.assemble(material())
     assert page.subtitle.startswith(f"Evaluated as of 22 November 2026. {dated}")
     assert (dated,) in cost_by_provider.section(material()).text

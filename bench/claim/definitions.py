@@ -23,6 +23,7 @@ Only `served_flop` depends on r. To add a definition of these routes, edit a cla
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,6 +59,11 @@ def require_name(name: str, names: Iterable[str], key: str, what: str) -> None:
     require(name in names, key, f"the name of a {what}, got {name!r}{hint}")
 
 
+def _require_years(years: Iterable[str], key: str) -> None:
+    wrong = [year for year in years if not re.fullmatch(r"20\d\d", year)]
+    require(not wrong, key, f"years such as 2026, got {wrong}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Survey:
     """One outside estimate of the share: year -> fraction."""
@@ -69,6 +75,7 @@ class Survey:
     def __post_init__(self) -> None:
         inside = bool(self.share) and all(0 < value < 1 for value in self.share.values())
         require(inside, "share", "one year at least, each a fraction inside 0 and 1")
+        _require_years(self.share, "share")
         evidence_table.require_known(self.evidence)
 
 
@@ -108,6 +115,11 @@ class Definition:
         missing = [role for role in single if role not in self.use]
         require(not missing, "use", f"a parameter for each of {', '.join(single)}; no {missing}")
         require(set(self.by_year) == set(yearly), "by_year", f"the roles {yearly or '(none)'}")
+        for role, series in self.by_year.items():
+            require(bool(series), f"by_year.{role}", "a year at least")
+            _require_years(series, f"by_year.{role}")
+        _require_years(self.known, "known")
+        _require_years(map(str, filter(None, (self.first_year, self.base_year, self.last_year))), "first_year")
         require(self.method != "surveys" or bool(self.survey), "survey", "at least one")
         require(self.method != "plan" or self.last_year is not None, "last_year", "a plan's horizon")
         evidence_table.require_known(self.evidence)

@@ -58,7 +58,8 @@ def moves(drawn: World, answered: Sequence[Finding]) -> list[Finding]:
     for key in drawn.shares:
         held = (row for row in answered if row["kind"] == "verdict" and row["definition"] == key)
         rows = {row["subject"]: row for row in held if row["subject"] in asked}
-        result += influence(question(drawn.claim, drawn, key, {name: asked[name] for name in rows}, rows))
+        if rows:  # a definition may lack the year of every statement
+            result += influence(question(drawn.claim, drawn, key, {name: asked[name] for name in rows}, rows))
     return result
 
 

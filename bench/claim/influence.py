@@ -35,6 +35,7 @@ TOP = 3  # factors named
 LEAST = 0.01  # a total order below this is no row
 QUICK = 10_000  # draws behind a walk: P to 0.005
 WALK = np.linspace(-3, 3, 13)  # standard-normal scores of the prior: 0.1% to 99.9%
+STEPS, CLOSE, NEAR = 16, 0.005, 0.01  # a limit is looked for until P is as close to it, or the score known as near
 SHARE = "part of the margin's variance"
 PLACES = ("first", "second", "third")
 
@@ -107,7 +108,7 @@ def influence(asked: Question) -> list[Finding]:
         for index in ranked[:TOP]:
             for member in factors[index.factor].members if index.total >= LEAST else ():
                 where = _where(row, subject, member, index)
-                result.append(_flip(claim, where, member, row["probability"], walk.path(subject, member)))
+                result.append(_flip(claim, where, member, row["probability"], walk.over(subject, member)))
                 result.append(_swing(claim, where, member, walk.ends(subject, member)))
     return result
 
@@ -132,9 +133,9 @@ class Walk:
             self.held[name, z] = {subject: float(np.mean(margin > 0)) for subject, margin in made.items()}
         return self.held[name, z]
 
-    def path(self, subject: str, member: Member) -> Array:
-        """P at the scores WALK."""
-        return np.array([self.at(member.name, z)[subject] for z in WALK.tolist()])
+    def over(self, subject: str, member: Member) -> Callable[[float], float]:
+        """P with the member at a score."""
+        return lambda z: self.at(member.name, z)[subject]
 
     def ends(self, subject: str, member: Member) -> tuple[float, float, float]:
         """P with the member at its p10, as drawn, at its p90."""
@@ -178,13 +179,16 @@ def _swing(claim: Claim, where: Finding, member: Member, p: tuple[float, float, 
     return finding(claim, "sensitivity", **where, **ends, unit="probability", note=note)
 
 
-def _flip(claim: Claim, where: Finding, member: Member, base: float, path: Array) -> Finding:
+def _flip(claim: Claim, where: Finding, member: Member, base: float, p: Callable[[float], float]) -> Finding:
     """The value nearest the median at which the verdict would be another one."""
     now = verdict(base, claim.decision)
-    crossing = nearest_crossing(path, now, claim.decision)
+    path = np.array([p(z) for z in WALK.tolist()])
+    crossing = nearest_crossing(path, now, claim.decision, p)
     ends = {name: member.value(z) for name, z in (("p10", -Z90), ("p50", 0.0), ("p90", Z90))}
     if crossing is None:
-        note = f"{now} for every value of {member.name} within its prior (0.1% to 99.9%)"
+        held = " or ".join(dict.fromkeys(verdict(float(one), claim.decision) for one in path))
+        as_drawn = "" if held == now else f"; {now} as drawn"
+        note = f"{held} for every value of {member.name} within its prior (0.1% to 99.9%){as_drawn}"
         return finding(claim, "flip", **where, **ends, unit=member.unit, probability=base, note=note)
     z, becomes, side = crossing
     value = member.value(z)
@@ -193,21 +197,45 @@ def _flip(claim: Claim, where: Finding, member: Member, base: float, path: Array
     return finding(claim, "flip", **where, **ends, unit=member.unit, **said)
 
 
-def nearest_crossing(path: Array, now: str, decision: Decision) -> tuple[float, str, str] | None:
+def nearest_crossing(
+    path: Array, now: str, decision: Decision, p: Callable[[float], float] | None = None
+) -> tuple[float, str, str] | None:
     """(score, verdict beyond it, "above" or "below"), nearest the median; None where none differs.
 
-    `path` is P at the scores WALK, joined linearly.
+    `path` is P at the scores WALK; between two of them a limit is where `p` reaches it, or a straight line without `p`.
     """
-    verdicts = [verdict(float(p), decision) for p in path]
     found = []
-    for i, (left, right) in enumerate(pairwise(verdicts)):
-        if left == right or now not in (left, right):
-            continue
-        other = right if left == now else left
-        at = decision.holds_at if "holds" in (now, other) else decision.fails_at
-        if (now, other) == ("fails", "holds"):
-            at = decision.fails_at
-        part = (at - path[i]) / (path[i + 1] - path[i])
-        z = float(WALK[i] + part * (WALK[i + 1] - WALK[i]))
-        found.append((z, other, "above" if left == now else "below"))
+    for i, (left, right) in enumerate(pairwise(path.tolist())):
+        low, high = sorted((left, right))
+        for limit, beyond in ((decision.fails_at, "fails"), (decision.holds_at, "holds")):
+            inside = low < limit <= high if beyond == "holds" else low <= limit < high
+            if not inside or now not in (beyond, "undecided"):
+                continue
+            z = _reaches(limit, (float(WALK[i]), left), (float(WALK[i + 1]), right), p)
+            on_right = (right > left) == (beyond == "holds")  # where the verdict is `beyond`
+            becomes = _past(beyond, z, p, decision) if now == beyond else beyond
+            found.append((z, becomes, "above" if on_right == (now == "undecided") else "below"))
     return min(found, key=lambda item: abs(item[0]), default=None)
+
+
+def _past(now: str, z: float, p: Callable[[float], float] | None, decision: Decision) -> str:
+    """What a verdict becomes at a score where it stops: the other one at once only where P jumps over both limits."""
+    around = [verdict(p(z + step), decision) for step in (-2 * NEAR, 2 * NEAR)] if p else []
+    return next((other for other in around if other not in (now, "undecided")), "undecided")
+
+
+def _reaches(
+    limit: float, start: tuple[float, float], end: tuple[float, float], p: Callable[[float], float] | None
+) -> float:
+    """The score between two, (score, P) each, at which P is `limit`: a straight line, tightened while P is off it."""
+    z = start[0]
+    for step in range(STEPS):
+        (z0, p0), (z1, p1) = start, end
+        z = z0 + (limit - p0) / (p1 - p0) * (z1 - z0) if step % 2 == 0 else (z0 + z1) / 2
+        if p is None or z1 - z0 < NEAR:
+            break
+        there = p(z)
+        if abs(there - limit) < CLOSE:
+            break
+        start, end = ((z, there), end) if (there < limit) == (p0 < limit) else (start, (z, there))
+    return z

@@ -74,7 +74,8 @@ class Prior:
             require(inside, "p10", f"shares inside 0 and 1, got {numbers}")
         if self.distribution in ("triangular", "uniform"):
             require(numbers[0] < numbers[-1], "low", f"less than high, got {numbers}")
-        require(len(self.clip) in (0, 2), "clip", f"[least, most], got {list(self.clip)}")
+        ends = len(self.clip) == 0 or (len(self.clip) == 2 and self.clip[0] < self.clip[1])
+        require(ends, "clip", f"[least, most], got {list(self.clip)}")
         require(bool(self.source.strip()), "source", "where the numbers come from")
         require_flag(self.judgement, self.source)
         evidence_table.require_known(self.evidence)

@@ -36,6 +36,8 @@ class Decision:
     def __post_init__(self) -> None:
         ordered = 0 <= self.fails_at < self.holds_at <= 1
         require(ordered, "holds_at", f"0 <= fails_at < holds_at <= 1, got {self.holds_at}")
+        above = all(0.5 < limit <= 1 for limit in self.also_holds_at)
+        require(above, "also_holds_at", f"above 0.5, at most 1, got {list(self.also_holds_at)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,13 @@ class Check:
     text: str
 
     def __post_init__(self) -> None:
-        ids = [key for product in (*self.serving, *self.other) for key in product]
+        products = (*self.serving, *self.other)
+        whole = bool(self.serving) and bool(self.other) and all(products)
+        require(whole, "serving", "a sum of products of evidence ids, and so for other")
+        ids = [key for product in products for key in product]
         evidence_table.require_known(ids, "serving")
+        without = [key for key in ids if evidence_table.figures()[key].value is None]
+        require(not without, "serving", f"figures with a value, got {without}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +144,7 @@ class Printed:
     evidence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require(self.usd is None or self.usd > 0, "usd", f"a positive sum, got {self.usd}")
         paired = (self.usd is None) == (self.compute_usd is None)
         require(paired, "compute_usd", "a parameter wherever usd is given, and only there")
         require(bool(self.words) == bool(self.test), "test", "a test wherever words are, only there")

@@ -22,6 +22,7 @@ from bench import config
 from bench.claim import evidence as evidence_table
 from bench.claim.coverage import require_covered
 from bench.claim.definitions import Definition, require_name
+from bench.claim.domains import require_domains
 from bench.claim.priors import Correlation, Prior
 from bench.claim.route_sections import Compared, Served, require_independent
 from bench.claim.sections import (
@@ -52,6 +53,7 @@ KINDS = {  # kind -> the sections it must have
     "growth": ("growth", "years"),
     "routes": ("compared", "served", "share_claim"),
 }
+MOST = 10_000_000  # draws: 80 MB a parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ class Claim:
         require_name(self.kind, KINDS, "kind", "kind")
         for section in KINDS[self.kind]:
             require(bool(getattr(self, section)), section, f"present in a claim of kind {self.kind}")
-        require(self.draws >= 1000, "draws", f"at least 1000, got {self.draws}")
+        require(1000 <= self.draws <= MOST, "draws", f"1000 to {MOST}, got {self.draws}")
+        require(list(self.years) == sorted(set(self.years)), "years", f"in order, each once, got {list(self.years)}")
         require(self.seed >= 0, "seed", f"0 or more, got {self.seed}")
         evidence_table.require_known(self.evidence)
         self._check_assumptions()
@@ -103,6 +106,7 @@ class Claim:
         self._check_prices()
         require_covered(self.definitions, self.unanswered, self.years)
         require_independent(self.compared, self.parameters, self.correlation)
+        require_domains(self)
 
     def _check_assumptions(self) -> None:
         """Each assumption of a blend names a parameter; nothing else is assumed."""
@@ -118,6 +122,9 @@ class Claim:
             require_name(name, self.parameters, key, "parameter")
         unread = sorted(set(self.parameters) - {name for _, name in read})
         require(not unread, "parameters", f"each to be read somewhere; nothing reads {unread}")
+        pairs = [frozenset((pair.a, pair.b)) for pair in self.correlation]
+        twice = len(set(pairs)) < len(pairs) or any(len(pair) < 2 for pair in pairs)
+        require(not twice, "correlation", "two parameters, and each pair once")
         for pair in self.correlation:
             require(
                 pair.low is None or bool(self.growth), "correlation", "low and high in a claim of kind growth alone"
@@ -156,15 +163,27 @@ class Claim:
             section = "statement" if isinstance(item, Statement) else "printed"
             if item.test not in ("rises", ""):
                 require_name(item.threshold, self.decision.thresholds, section, "threshold")
+                limit = self.decision.thresholds[item.threshold]
+                require(0 < limit < 1, f"decision.thresholds.{item.threshold}", f"a part of one, got {limit:g}")
             if self.definitions:
                 before = item.year - 1 if item.test == "rises" else item.year
                 inside = {item.year, before} <= set(self.years)
                 require(inside, f"{section}.year", f"a year of the claim, got {item.year}")
+        if any(row.usd is not None for row in self.printed):
+            within = self.decision.thresholds.get("tolerance", 0.0)
+            require(within > 0, "decision.thresholds.tolerance", "above 0, wherever dollars are printed")
         for statement in self.statement:
             for name in statement.definitions:
                 require_name(name, self.definitions, "statement.definitions", "definition")
+        names = [statement.name for statement in self.statement]
+        require(len(set(names)) == len(names), "statement.name", f"each once, got {names}")
         for check in self.check:
             require_name(check.definition, self.definitions, "check.definition", "definition")
+            require(check.year in self.years, "check.year", f"a year of the claim, got {check.year}")
+        if self.definitions:
+            limits = [*self.decision.thresholds.values(), *self.decision.also_thresholds]
+            wrong = [limit for limit in limits if not 0 < limit < 1]
+            require(not wrong, "decision.thresholds", f"parts of one, such as 0.5, got {wrong}")
         if self.headline:
             statements = [statement.name for statement in self.statement]
             require_name(self.headline.statement, statements, "headline.statement", "statement")

@@ -65,14 +65,14 @@ def explained(walks: Sequence[Walk], middle: float) -> Explained:
     low, high = ends[best.name]
     at, inside = closing(best)
     better = best.value(-Z90 if abs(np.log(low)) < abs(np.log(high)) else Z90)
-    most = "most of it" if closes[best.name] > 0.5 else "more of it than any other"
+    most = "most of it" if closes[best.name] > 0.5 else "more of it than any other, not most"
     told = f"{best.name} explains {most}: {short(better)} instead of {short(best.value(0.0))} closes "
     told += f"{closes[best.name]:.0%} of its logarithm"
     if at is None:
         told += "; no value of it, however far outside its prior, closes it all"
     else:
-        ends = f"{short(best.value(-EDGE))} to {short(best.value(EDGE))}, 0.1% to 99.9%"
-        told += f"; alone it would have to be {short(at)}, {'within' if inside else 'outside'} its prior ({ends})"
+        edges = f"{short(best.value(-EDGE))} to {short(best.value(EDGE))}, 0.1% to 99.9%"
+        told += f"; alone it would have to be {short(at)}, {'within' if inside else 'outside'} its prior ({edges})"
     return Explained(best.name, best.value(-Z90), best.value(Z90), low, high, closes[best.name], at, told)
 
 

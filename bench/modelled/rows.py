@@ -3,7 +3,8 @@
 A cell is (gpu, model, precision, phase). It gets a row where a model has a measured or imported rate on some GPU, a
 price says what the GPU costs, and no measured or imported row has the same cell. Two phases carry a whole bill:
 training, on as many nodes as hold the weights and the optimiser's state, and serving at the maximum load of 1,000
-tokens in and 1,000 out, on the 1 to 8 GPUs that give the most a GPU. One precision each, the narrowest down to fp8.
+tokens in and 1,000 out, on the 1 to 8 GPUs that give the most a GPU and hold 16 sequences. One precision each, the
+narrowest down to fp8.
 
 Such rows are priced and shown and enter no claim. r is about what a payer gets on machines somebody ran; the model was
 fitted on those very rows, so its rates would vote for what they were made from, and many times over.
@@ -30,6 +31,7 @@ INPUT, OUTPUT = 1000.0, 1000.0  # tokens of a served request
 SEQUENCE = 8192.0  # of a training step
 SHARE = 0.8  # of a device's memory that weights and states may fill in training
 MOST_GPUS = 4096
+LEAST_SEQUENCES = 16  # at once: whose weights leave room for fewer, takes more GPUs
 
 
 def modelled(known: Iterable[Row], book: Iterable[Provider], model: Modelled) -> list[Row]:
@@ -104,6 +106,7 @@ def best(gpu: Gpu, name: str, precision: str, phase: str, model: Modelled) -> tu
     ]
     tried = [one for one in tried if one.plans]
     found = [(one.cell, guess) for one, guess in zip(tried, model.predict(tried), strict=True)]
+    found = [(cell, guess) for cell, guess in found if phase != "serve" or guess.batch >= LEAST_SEQUENCES]
     return max(found, key=lambda one: one[1].tokens_per_s / one[0].n_gpus, default=None)
 
 

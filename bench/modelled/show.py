@@ -10,7 +10,7 @@ from bench.config import Gpu
 from bench.modelled.accuracy import GOAL, Checked, Modelled, Summary
 from bench.modelled.points import point
 from bench.modelled.roofline import GENERATIONS
-from bench.modelled.rows import precision_of
+from bench.modelled.rows import LEAST_SEQUENCES, precision_of
 from bench.modelled.work import PHASES, Cell
 
 
@@ -95,13 +95,17 @@ def prediction(modelled: Modelled, cell: Cell) -> str:
     asked = point("asked", "node", "check", cell, 1.0, "")
     if not asked.plans:
         size = config.load(Gpu, cell.gpu).memory_bytes * cell.n_gpus / 1e9
-        raise config.ConfigError(f"n_gpus={cell.n_gpus}: {cell.model} in {cell.precision} does not fit {size:.0f} GB")
+        raise config.ConfigError(
+            f"n_gpus={cell.n_gpus}: {cell.model} in {cell.precision} does not fit {size:.0f} GB; give more"
+        )
     if not modelled.checked:
         raise config.ConfigError("configs/validation/points.csv: expected published rates; there are none to fit")
     (found,) = modelled.predict([asked])
     kinds = {"train_step": "trained", "prefill": "input"}
     spread = f"95% interval {found.low / cell.n_gpus:,.0f} to {found.high / cell.n_gpus:,.0f}"
     lines = [
+        f"{cell.model}, {cell.phase} in {cell.precision}, {cell.input_tokens:,.0f} tokens in"
+        + (f" and {cell.output_tokens:,.0f} out" if cell.output_tokens else ""),
         f"{found.tokens_per_s:,.0f} {kinds.get(cell.phase, 'output')} tokens/s on {cell.n_gpus} {cell.gpu}: "
         f"{found.tokens_per_s / cell.n_gpus:,.0f} a GPU, {spread}",
         f"error of {found.error.count} such predictions for a GPU left out: median {found.error.median:.1%}, "
@@ -109,6 +113,8 @@ def prediction(modelled: Modelled, cell: Cell) -> str:
     ]
     if cell.phase != "train_step":
         lines.append(f"replicas of {found.tensor_parallel} GPUs, {found.batch:,.0f} sequences each at once")
+        if cell.phase == "serve" and found.batch < LEAST_SEQUENCES:
+            lines.append(f"the weights leave room for {found.batch:,.0f} sequences: try n_gpus={2 * cell.n_gpus}")
     if found.unseen_generation:
         lines.append("nobody published a rate of this generation: errors are those of whole generations left out")
     return "\n".join(lines)

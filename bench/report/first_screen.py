@@ -131,9 +131,15 @@ def standing(material: Material) -> Text:
     alone = text(*other, " rest on public evidence alone (", public, " in all) and do not depend on throughput.")
     said = text(*(throughput if uses else ()), *(alone if other else ()))
     if any(cell["device"] == "cuda" and cell["status"] == "ok" for cell in material.cells):
-        return said
+        return text(said, hindsight(material))
     here = "only a CPU was measured here" if material.cells else "nothing was measured here"
-    return text(f"No GPU was measured: every GPU row is imported, and {here}. ", said)
+    return text(f"No GPU was measured: every GPU row is imported, and {here}. ", said, hindsight(material))
+
+
+def hindsight(material: Material) -> str:
+    """That an old day's priors are those of today, where they are."""
+    late = next((line for line in material.warnings if line.endswith("hindsight")), "")
+    return f" The priors are those of today: {late}; the section on earlier days rebuilds them." if late else ""
 
 
 def flips(material: Material) -> tuple[Text, ...]:
