@@ -73,7 +73,7 @@ def verdict_table(claims: Rows) -> str:
     apart = [row["p50"] for row in claims if (row["kind"], row["subject"], row["definition"]) == ROUTES]
     if apart:
         lines.append(
-            f"OpenAI's serving by tokens times cost of a token: {min(apart):.0%} to {max(apart):.0%} of what is reported"
+            f"OpenAI's serving, tokens times cost of a token: {min(apart):.0%} to {max(apart):.0%} of what is reported"
             " or planned for 2024 to 2026; the size of what is served, which nobody publishes, explains more of the gap"
             " than any other input."
         )
