@@ -117,6 +117,7 @@ class _Drive:
         self.idle: list[Client] = []
         self.busy: dict[asyncio.Task[None], tuple[Client, Planned, float]] = {}
         self.error: Exception | None = None
+        self.sent = 0  # and not ended
         self.records: list[Record] = []
         self.samples: list[tuple[float, int]] = []
         self.lags: list[float] = []
@@ -193,15 +194,17 @@ class _Drive:
                 client = self.idle.pop() if self.idle else connect(self.endpoint)
                 task = asyncio.create_task(self._guarded(self._one(client, one, due_s)))
                 self.busy[task] = (client, one, due_s)
-                self._counted()
 
     async def _one(self, client: Client, one: Planned, due_s: float) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.sent += 1
+        self._counted()
         try:
             record = await stream(client, self.bodies.pop(one.number), one, due_s, self.clock)
         finally:
             del self.busy[task]
+            self.sent -= 1
             self._counted()
         self.records.append(record)
         self.left -= 1
@@ -218,7 +221,7 @@ class _Drive:
     def _counted(self) -> float:
         """Put down how many are in flight now; short answers begin and end between two ticks."""
         at_s = self.clock()
-        self.samples.append((at_s, len(self.busy)))
+        self.samples.append((at_s, self.sent))
         return at_s
 
     def _look(self) -> None:
