@@ -73,8 +73,8 @@ def with_modelled(job: Derivation, known: list[Row], warnings: list[str]) -> tup
     from bench.modelled.rows import modelled
 
     model = build(known)
-    if job.as_of < newest():
-        warnings.append(f"no modelled rates: some of what they are fitted on came on {newest()} or bears no date")
+    if job.as_of < (day := newest()):
+        warnings.append(f"no modelled rates: some of what they are fitted on came on {day} or bears no date")
         return known, model
     return known + modelled(known, book_of(job), model), model
 

@@ -83,11 +83,6 @@ def cases(rates: Sequence[Rate], prices: Mapping[str, Triangle]) -> list[Case]:
     return found
 
 
-def basis_of(found: Sequence[Case]) -> str:
-    """The bases of cases, best first: imported, or measured+imported."""
-    return "+".join(sorted({case.basis for case in found}, key=BASES.index))
-
-
 def _by_phase(prefill: Rate, decode: Rate) -> list[Case]:
     basis = max(prefill.basis, decode.basis, key=BASES.index)
     return [

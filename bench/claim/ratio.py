@@ -259,9 +259,9 @@ def pairs(found: Sequence[Rate], classes: Sequence[str]) -> list[Pair]:
     return sorted(result, key=lambda pair: pair.name)
 
 
-def basis_of(found: Sequence[Pair]) -> str:
-    """The bases of pairs, best first: imported, or measured+imported."""
-    return "+".join(sorted({pair.basis for pair in found}, key=BASES.index))
+def basis_of(found: Sequence[Any]) -> str:
+    """The bases of pairs, or of whatever else has one, best first: imported, or measured+imported."""
+    return "+".join(sorted({one.basis for one in found}, key=BASES.index))
 
 
 def draw(chosen: Sequence[Pair], mixes: Sequence[Mix], draws: int, seed: Seed) -> dict[str, Array]:

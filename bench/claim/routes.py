@@ -97,7 +97,7 @@ def answer(claim: Claim, rates_of: Claim, rows: Sequence[Row], as_of: datetime.d
             continue
         machine = hardware.draw(found, prices, inputs(item, draws), claim.draws, claim.seed)
         bottom = Bottom(item, draws, machine, claim.served.rates_year)
-        grounds = {"basis": hardware.basis_of(found), "rests_on": ids(*(case.rows for case in found))}
+        grounds = {"basis": ratio.basis_of(found), "rests_on": ids(*(case.rows for case in found))}
         result += _bottom_up(claim, bottom, grounds) + _apart(claim, bottom, grounds)
     return result
 

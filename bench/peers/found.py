@@ -12,17 +12,20 @@ A file that does not import is a peer with a reason, never an error.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.architecture import Model
 from bench.kernels.op import names
+from bench.workload import Workload
 
 Thunk = Callable[[], Any]
 Prepare = Callable[[dict[str, Any]], Thunk]
@@ -98,3 +101,35 @@ def need(holds: bool, reason: str) -> None:
     """Raises Unsupported(reason) unless it holds."""
     if not holds:
         raise Unsupported(reason)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Other people's whole models or engines: the files of one folder here, each a backend `peer:<file>`."""
+
+    folder: str
+    kind: str
+    listed: Callable[[], Sequence[str]]  # the backends there are
+
+    def peer(self, backend: str) -> Any:
+        """The file of backend `peer:<file>`. Raises ValueError where there is none."""
+        if reason := self.unknown(backend):
+            raise ValueError(reason)
+        return importlib.import_module(f"bench.peers.{self.folder}.{backend.removeprefix('peer:')}")
+
+    def unknown(self, backend: str) -> str | None:
+        """Why no file is this backend, or None."""
+        known = self.listed()
+        return None if backend in known else f"no {self.kind} peer {backend!r}; known: {', '.join(known)}"
+
+    def why_not(self, backend: str, model: dict[str, Any], workload: dict[str, Any], device: str) -> str | None:
+        """Why this cell cannot run here, at most 200 characters, or None.
+
+        Whatever another project's import does is a reason.
+        """
+        asked = Model(**model), Workload(**workload), torch.device(device)
+        try:
+            reason: str | None = self.unknown(backend) or self.peer(backend).why_not(*asked)
+        except (Exception, SystemExit) as error:
+            reason = f"does not import: {one_line(error)}"
+        return reason and reason[:200]

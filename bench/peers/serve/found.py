@@ -9,16 +9,12 @@ check does. `bench.config` lists the files. One loop drives our engine and their
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 
 from bench import config
-from bench.architecture import Model
-from bench.peers.found import one_line
-from bench.workload import Workload
+from bench.peers.found import Whole
 
 
 class Asked(Protocol):
@@ -29,27 +25,5 @@ class Asked(Protocol):
     max_tokens: int
 
 
-def peer(backend: str) -> Any:
-    """The file of backend `peer:<file>`. Raises ValueError where there is none."""
-    if reason := unknown(backend):
-        raise ValueError(reason)
-    return importlib.import_module(f"bench.peers.serve.{backend.removeprefix('peer:')}")
-
-
-def unknown(backend: str) -> str | None:
-    """Why no file serves as this backend, or None."""
-    known = config.serving_peers()
-    return None if backend in known else f"no serving peer {backend!r}; known: {', '.join(known)}"
-
-
-def why_not(backend: str, model: dict[str, Any], workload: dict[str, Any], device: str) -> str | None:
-    """Why this cell cannot run here, at most 200 characters, or None.
-
-    Whatever another project's import does is a reason.
-    """
-    asked = Model(**model), Workload(**workload), torch.device(device)
-    try:
-        reason: str | None = unknown(backend) or peer(backend).why_not(*asked)
-    except (Exception, SystemExit) as error:
-        reason = f"does not import: {one_line(error)}"
-    return reason and reason[:200]
+PEERS = Whole("serve", "serving", config.serving_peers)
+peer, unknown, why_not = PEERS.peer, PEERS.unknown, PEERS.why_not

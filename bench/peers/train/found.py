@@ -16,10 +16,9 @@ error of the arithmetic.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from bench import config
 from bench.architecture import Model
 from bench.kernels.op import relative_error
-from bench.peers.found import one_line
+from bench.peers.found import Whole
 from bench.workload import Workload
 
 # As bench.model.oracle has them for gradients. transformers' own eager modules show at most 2e-6, 9.6e-3 and 3.6e-2
@@ -62,30 +61,8 @@ class Network(Protocol):
         """Version and settings, for the row."""
 
 
-def peer(backend: str) -> Any:
-    """The file of backend `peer:<file>`. Raises ValueError where there is none."""
-    if reason := unknown(backend):
-        raise ValueError(reason)
-    return importlib.import_module(f"bench.peers.train.{backend.removeprefix('peer:')}")
-
-
-def unknown(backend: str) -> str | None:
-    """Why no file trains as this backend, or None."""
-    known = config.training_peers()
-    return None if backend in known else f"no training peer {backend!r}; known: {', '.join(known)}"
-
-
-def why_not(backend: str, model: dict[str, Any], workload: dict[str, Any], device: str) -> str | None:
-    """Why this cell cannot run here, at most 200 characters, or None.
-
-    Whatever another project's import does is a reason.
-    """
-    asked = Model(**model), Workload(**workload), torch.device(device)
-    try:
-        reason: str | None = unknown(backend) or peer(backend).why_not(*asked)
-    except (Exception, SystemExit) as error:
-        reason = f"does not import: {one_line(error)}"
-    return reason and reason[:200]
+PEERS = Whole("train", "training", config.training_peers)
+peer, unknown, why_not = PEERS.peer, PEERS.unknown, PEERS.why_not
 
 
 def network(backend: str, model: Model, workload: Workload, device: torch.device, layers: int) -> Network:
